@@ -1,0 +1,119 @@
+"""What an engine is: a small contract by which the pilot starts any OpenAI-compatible program and talks to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Optional, Protocol
+
+from firstkit.schedulers.scheduler import Resources
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """An engine as an operator defines it in the configuration of a cluster or deployment."""
+
+    kind: str
+    name: str = ""
+    python: Optional[str] = None
+    binary: Optional[str] = None
+    argv: tuple[str, ...] = ()
+    env: dict[str, str] = field(default_factory=dict)
+    setup: Optional[str] = None
+    health: str = "/health"
+    capabilities: tuple[str, ...] = ()
+    url: Optional[str] = None
+    model: Optional[str] = None
+    api_key_env: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class ReplicaSpec:
+    """One replica that a pilot shall run. ``args`` go to the engine as its own options."""
+
+    replica_id: str
+    model: str
+    deployment: str
+    engine: EngineSpec
+    weights: Optional[str] = None
+    args: dict[str, Any] = field(default_factory=dict)
+    needs: Resources = Resources()
+    max_in_flight: int = 8
+    load_timeout_s: float = 1800.0
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where an engine listens: a UNIX socket (a path, relative to the folder of the replica) or a port on 127.0.0.1."""
+
+    socket: Optional[str] = None
+    port: Optional[int] = None
+
+
+@dataclass(frozen=True)
+class Place:
+    """What the pilot gives one replica: its folder (0700, working directory of the engine), cores, GPUs, address, and
+    the random key that guards a port (None for a socket, which the folder guards)."""
+
+    folder: str
+    cpus: tuple[int, ...]
+    gpus: tuple[str, ...]
+    address: Address
+    key: Optional[str] = None
+    key_file: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class Launch:
+    """The command that starts an engine: arguments (never a secret in them) and what to add to the environment."""
+
+    argv: list[str]
+    env: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Habits:
+    """How the HTTP of an engine behaves.
+
+    ``keeps_alive``: a connection may be used again after a plain answer. ``closes_after_stream``: it may not be after
+    a stream, whatever its headers say. ``usage_on_request``: ``stream_options.include_usage`` yields a usage chunk.
+    """
+
+    keeps_alive: bool = True
+    closes_after_stream: bool = False
+    usage_on_request: bool = True
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a ready engine tells of itself; None or empty: it does not say."""
+
+    context_length: Optional[int] = None
+    version: Optional[str] = None
+
+
+class Engine(Protocol):
+    """One kind of inference software. Pure: builds commands, names paths, reads texts; the pilot does the I/O."""
+
+    kind: str
+    habits: Habits
+    takes_socket: bool
+    """Whether it can listen on a UNIX socket; else the pilot gives it a port and a key."""
+    metric_names: dict[str, str]
+    """Our name (``running``, ``waiting``, ``cache_use``) -> the name in the engine's /metrics."""
+    facts_path: Optional[str]
+    """A path that is read once when the engine is ready, for ``read_facts``."""
+
+    def check(self, replica: ReplicaSpec) -> None:
+        """Raise ConfigError with the key that is wrong or missing, before anything is started."""
+
+    def launch(self, replica: ReplicaSpec, place: Place) -> Launch:
+        """The command for this replica at this place."""
+
+    def capabilities(self, replica: ReplicaSpec) -> frozenset[str]:
+        """Of ``chat``, ``completions``, ``embeddings``: what this replica can answer."""
+
+    def health_path(self, replica: ReplicaSpec) -> str:
+        """A path that answers 200 when and only when requests can be served."""
+
+    def read_facts(self, body: bytes) -> Facts:
+        """Facts out of the answer of ``facts_path``; never raises, unknown is None."""

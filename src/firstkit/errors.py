@@ -1,0 +1,151 @@
+"""Errors are nouns with a sentence: each carries status, code and whether trying again can help.
+
+The first line of a class's docstring is its message where none is given. The classes below ``ApiError`` reach
+clients in the OpenAI shape; the others stay inside and are translated where they are caught.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, ClassVar, Optional
+
+
+class FirstError(Exception):
+    """Something went wrong."""
+
+    def __init__(self, message: Optional[str] = None) -> None:
+        self.message = message or (inspect.getdoc(type(self)) or "").splitlines()[0]
+        super().__init__(self.message)
+
+
+class ApiError(FirstError):
+    """The request could not be answered."""
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "server_error"
+    code: str = "internal_error"
+    retryable: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        message: Optional[str] = None,
+        *,
+        param: Optional[str] = None,
+        code: Optional[str] = None,
+        retry_after_s: Optional[float] = None,
+        details: Optional[dict[str, Any]] = None,
+    ) -> None:
+        super().__init__(message)
+        self.param = param
+        self.code = code or type(self).code
+        self.retry_after_s = retry_after_s
+        self.details = details or {}
+
+    def body(self) -> dict[str, Any]:
+        """The OpenAI error object, with ``details`` as further keys."""
+        error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+        return {"error": {**error, **self.details}}
+
+
+class InvalidRequest(ApiError):
+    """The request is not valid."""
+
+    status, type, code = 400, "invalid_request_error", "invalid_request"
+
+
+class Unauthenticated(ApiError):
+    """A valid API key is needed: send the header 'Authorization: Bearer <key>'."""
+
+    status, type, code = 401, "authentication_error", "invalid_api_key"
+
+
+class Forbidden(ApiError):
+    """This key does not have the scope that this route needs."""
+
+    status, type, code = 403, "permission_error", "insufficient_scope"
+
+
+class NotFound(ApiError):
+    """There is nothing at this path."""
+
+    status, type, code = 404, "not_found_error", "not_found"
+
+
+class ModelNotFound(NotFound):
+    """The model does not exist or you do not have access to it."""
+
+    code = "model_not_found"
+
+
+class MethodNotAllowed(ApiError):
+    """This path does not take this method."""
+
+    status, type, code = 405, "invalid_request_error", "method_not_allowed"
+
+
+class RequestTimeout(ApiError):
+    """The request did not arrive in time."""
+
+    status, type, code, retryable = 408, "invalid_request_error", "request_timeout", True
+
+
+class TooLarge(ApiError):
+    """The request body is larger than allowed."""
+
+    status, type, code = 413, "invalid_request_error", "request_too_large"
+
+
+class HeadersTooLarge(ApiError):
+    """The request has more headers than allowed."""
+
+    status, type, code = 431, "invalid_request_error", "headers_too_large"
+
+
+class Overloaded(ApiError):
+    """Too many requests are waiting for this model."""
+
+    status, type, code, retryable = 429, "rate_limit_error", "overloaded", True
+
+
+class EngineFailed(ApiError):
+    """The engine that served this request failed."""
+
+    status, type, code, retryable = 502, "server_error", "engine_failed", True
+
+
+class ModelNotReady(ApiError):
+    """The model is not running yet."""
+
+    status, type, code, retryable = 503, "server_error", "model_not_ready", True
+
+
+class StoreUnavailable(ApiError):
+    """The database or the usage spool cannot be written, so new work is refused."""
+
+    status, type, code, retryable = 503, "server_error", "store_unavailable", True
+
+
+class EngineTimeout(ApiError):
+    """The engine sent nothing for too long."""
+
+    status, type, code, retryable = 504, "server_error", "engine_timeout", True
+
+
+class ConfigError(FirstError):
+    """The configuration is not valid."""
+
+
+class SchedulerSilent(FirstError):
+    """The scheduler (or the way to it) is not answering; nothing follows from that about its jobs."""
+
+
+class SchedulerRefused(FirstError):
+    """The scheduler answered and said no."""
+
+
+class LinkLost(FirstError):
+    """The link to the pilot is gone."""
+
+
+class CallFailed(FirstError):
+    """The pilot answered a call with an error."""

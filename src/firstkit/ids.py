@@ -1,0 +1,23 @@
+"""Random identifiers: nothing can be learned or guessed from one, and any process may make them."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import secrets
+
+
+def new_id(prefix: str, size_bytes: int = 10) -> str:
+    """``prefix-`` and ``size_bytes`` random bytes in lower-case base32 (16 characters for 10 bytes)."""
+    text = base64.b32encode(secrets.token_bytes(size_bytes)).decode().rstrip("=").lower()
+    return f"{prefix}-{text}"
+
+
+def new_secret() -> str:
+    """256 random bits in lower-case base32 (52 characters)."""
+    return new_id("s", 32)[2:]
+
+
+def digest(secret: str) -> str:
+    """SHA-256 of a secret in hexadecimal: the only form of it that is ever stored."""
+    return hashlib.sha256(secret.encode()).hexdigest()

@@ -1,0 +1,185 @@
+"""The JSON messages that travel in frames, and the file from which a pilot starts. Shapes only: no I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Optional, Protocol
+
+from firstkit.engines.engine import ReplicaSpec
+from firstkit.states import ReplicaState
+
+PROTOCOL = 1
+"""Version of the link protocol. A peer of the version before or after is accepted."""
+
+
+@dataclass(frozen=True)
+class LinkSpec:
+    """How a pilot reaches the gateway. ``socket``: ``path`` is the gateway's UNIX socket."""
+
+    kind: str = "socket"
+    path: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class PilotSpec:
+    """All that a pilot needs, written 0600 into the folder of its job. Times in seconds."""
+
+    job_id: str
+    cluster: str
+    link: LinkSpec
+    enrolment_token: str
+    replicas: tuple[ReplicaSpec, ...] = ()
+    orphan_timeout_s: float = 1800.0
+
+
+@dataclass(frozen=True)
+class Hello:
+    """First frame of either side. The pilot's carries the job's secret, and the enrolment token until it was traded.
+
+    The pilot makes the secret; the gateway stores its SHA-256 when it takes the token. Sending token and secret again
+    after an answer that got lost is therefore harmless.
+    """
+
+    protocol: int
+    version: str
+    job_id: str = ""
+    secret: str = ""
+    token: str = ""
+
+
+@dataclass(frozen=True)
+class Open:
+    """Head of a request to a replica; ``body_bytes`` of BODY frames follow. ``headers`` never hold a client's key.
+
+    ``hide_usage``: the gateway asked the engine for a usage chunk that the client did not want.
+    ``idle_timeout_s``: longest silence of the engine before the request counts as failed.
+    """
+
+    replica_id: str
+    method: str
+    path: str
+    body_bytes: int
+    headers: dict[str, str] = field(default_factory=dict)
+    stream: bool = False
+    hide_usage: bool = False
+    idle_timeout_s: float = 300.0
+
+
+@dataclass(frozen=True)
+class Head:
+    """Status and the headers worth passing on (content-type) of the engine's answer."""
+
+    status: int
+    content_type: str = "application/json"
+
+
+class Outcome(str, Enum):
+    """How a request ended. Only COMPLETE is success; silence never is."""
+
+    COMPLETE = "complete"
+    REJECTED = "rejected"  # the engine answered with an error status
+    FAILED = "failed"  # the engine broke, or its stream ended without saying how
+    TIMEOUT = "timeout"  # the engine was silent for too long
+    CANCELLED = "cancelled"  # the client went away
+    LOST = "lost"  # the gateway or the link went away; nobody saw the end
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens of one request: the engine's numbers, or ours, flagged ``estimated``."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    estimated: bool = False
+
+
+@dataclass(frozen=True)
+class Tail:
+    """How the answer ended. Sent after the last DATA, withheld terminal events (``[DONE]``) not included.
+
+    ``ttft_s`` is from OPEN complete at the pilot to the first token; ``gap_s`` the mean time between tokens.
+    """
+
+    outcome: Outcome
+    usage: Optional[Usage] = None
+    error: Optional[str] = None
+    ttft_s: Optional[float] = None
+    gap_s: Optional[float] = None
+    duration_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class ReplicaReport:
+    """One replica as its pilot sees it. ``load_s``: from start to READY. ``log_tail`` only when it FAILED."""
+
+    replica_id: str
+    state: ReplicaState
+    in_flight: int = 0
+    load_s: Optional[float] = None
+    context_length: Optional[int] = None
+    engine_version: Optional[str] = None
+    capabilities: tuple[str, ...] = ()
+    reason: str = ""
+    log_tail: str = ""
+
+
+@dataclass(frozen=True)
+class PilotReport:
+    """A pilot's whole state: sent after the hello and at every change. ``free_*``: what further replicas may take."""
+
+    job_id: str
+    replicas: tuple[ReplicaReport, ...] = ()
+    free_cpus: int = 0
+    free_gpus: int = 0
+    free_memory_bytes: int = 0
+    ends_at: Optional[float] = None
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request to the other end. Verbs to a pilot: status, start, drain, stop, log, exit. From a pilot: report."""
+
+    verb: str
+    args: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The answer to a Call: ``error`` is None when it was done."""
+
+    result: Any = None
+    error: Optional[str] = None
+
+
+class Sink(Protocol):
+    """Where the answer to one request goes. Called in the order head?, data*, tail; tail exactly once, always last.
+
+    The callee may not block and may not raise. ``on_tail`` also comes when the other end is lost or the exchange was
+    cancelled: it is the one place where a request is closed and accounted.
+    """
+
+    def on_head(self, head: Head) -> None: ...
+
+    def on_data(self, data: bytes) -> None: ...
+
+    def on_tail(self, tail: Tail) -> None: ...
+
+
+class Exchange(Protocol):
+    """One request under way. All three may be called at any time, also after the tail, when they do nothing."""
+
+    def cancel(self) -> None:
+        """The client went away: abort the request at the engine; the sink still gets its tail (CANCELLED)."""
+
+    def pause(self) -> None:
+        """Stop sending data until ``resume``; what is under way still arrives."""
+
+    def resume(self) -> None: ...
+
+
+class Upstream(Protocol):
+    """Something that answers requests: a link to a pilot, or a client of one engine or external service."""
+
+    def open(self, request: Open, body: bytes, sink: Sink) -> Exchange:
+        """Start a request; never raises: what goes wrong reaches the sink as a tail."""

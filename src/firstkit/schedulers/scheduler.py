@@ -1,0 +1,84 @@
+"""What a scheduler backend is: builders and parsers behind five verbs, run on the cluster by ``first cluster``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Optional, Protocol
+
+from firstkit.states import JobState
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one job asks for, or one replica needs. Sizes in bytes, times in seconds; None: no limit is stated."""
+
+    nodes: int = 1
+    cpus_per_node: int = 1
+    gpus_per_node: int = 0
+    memory_bytes: int = 0
+    exclusive: bool = False
+    walltime_s: Optional[int] = None
+    account: Optional[str] = None
+    qos: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class JobSpec:
+    """One job to submit. ``pilot`` is the PilotSpec as a JSON object; the scheduler does not look inside."""
+
+    job_id: str
+    resources: Resources
+    pilot: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class JobNews:
+    """What the scheduler says of one job. Times are seconds since 1970; None: not known."""
+
+    job_id: str
+    scheduler_id: str
+    state: JobState
+    reason: str = ""
+    exit_code: Optional[int] = None
+    node: Optional[str] = None
+    started_at: Optional[float] = None
+    ends_at: Optional[float] = None
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What a cluster has and what of it is free now."""
+
+    nodes: int
+    cpus: int
+    gpus: int
+    memory_bytes: int
+    free_nodes: int
+    free_cpus: int
+    free_gpus: int
+    free_memory_bytes: int
+
+
+class Scheduler(Protocol):
+    """One batch system, seen from a host where its commands run.
+
+    Every verb raises SchedulerSilent when the batch system does not answer (nothing is known then) and
+    SchedulerRefused when it answered no. Verbs are called by ``first cluster``, one process a call, at any rate
+    and from several processes at once.
+    """
+
+    def submit(self, spec: JobSpec, argv: list[str], folder: str) -> str:
+        """Make a job that runs ``argv`` in ``folder`` (which exists, 0700); returns the scheduler's id of it.
+
+        Idempotent by ``spec.job_id``: a job of that id that exists already, in any state, is returned instead.
+        """
+
+    def poll(self) -> dict[str, JobNews]:
+        """News of all jobs of ours that the scheduler still knows, by our job id. A job that is absent is absent
+        from a good answer: that alone ends nothing."""
+
+    def cancel(self, job_id: str) -> None:
+        """Ask the scheduler to end a job; no error when it has ended or never was."""
+
+    def capacity(self) -> Capacity:
+        """What there is and what is free."""

@@ -1,0 +1,223 @@
+"""The schema: rules live here (unique keys, CHECKs, foreign keys), Python only asks."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Dialect,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+)
+
+from firstkit.states import JobState, ReplicaState
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+class UtcTime(TypeDecorator[datetime]):
+    """Aware UTC datetimes; SQLite stores them without a zone, PostgreSQL with."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("aware datetimes only")
+        value = value.astimezone(UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def _one_of(column: str, states: type[JobState] | type[ReplicaState]) -> CheckConstraint:
+    allowed = ", ".join(f"'{s.value}'" for s in states)
+    return CheckConstraint(f"{column} IN ({allowed})", name=column)
+
+
+def _created() -> Column[Any]:
+    return Column("created_at", UtcTime, nullable=False)
+
+
+users = Table(
+    "users",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("name", String(200), nullable=False, unique=True),
+    Column("email", String(320)),
+    Column("is_admin", Boolean, nullable=False, default=False),
+    _created(),
+)
+
+projects = Table(
+    "projects",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("name", String(200), nullable=False, unique=True),
+    Column("description", Text, nullable=False, default=""),
+    _created(),
+)
+
+members = Table(
+    "members",
+    metadata,
+    Column("user_id", ForeignKey("users.id", ondelete="CASCADE"), primary_key=True),
+    Column("project_id", ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True),
+    Column("role", String(20), nullable=False, default="member"),
+    _created(),
+    CheckConstraint("role IN ('member', 'manager')", name="role"),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("prefix", String(32), primary_key=True),
+    Column("secret_sha256", String(64), nullable=False, unique=True),
+    Column("name", String(200), nullable=False),
+    Column("user_id", ForeignKey("users.id"), nullable=False),
+    Column("project_id", ForeignKey("projects.id"), nullable=False),
+    Column("scopes", JSON, nullable=False),
+    _created(),
+    Column("expires_at", UtcTime),
+    Column("revoked_at", UtcTime),
+)
+# One name for one living key; a revoked name may be used again.
+Index(
+    "uq_api_keys_living_name",
+    api_keys.c.name,
+    unique=True,
+    sqlite_where=api_keys.c.revoked_at.is_(None),
+    postgresql_where=api_keys.c.revoked_at.is_(None),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("cluster", String(200), nullable=False),
+    Column("state", String(20), nullable=False),
+    Column("reason", Text, nullable=False, default=""),
+    Column("scheduler_id", String(200)),
+    Column("spec", JSON, nullable=False),  # resources asked for; no secret
+    Column("account", String(200)),
+    Column("submit_as", String(200)),
+    Column("token_sha256", String(64), nullable=False),
+    Column("secret_sha256", String(64)),
+    Column("exit_code", Integer),
+    Column("node", String(255)),
+    _created(),
+    Column("submitted_at", UtcTime),
+    Column("started_at", UtcTime),
+    Column("ends_at", UtcTime),
+    Column("ended_at", UtcTime),
+    Column("observed_at", UtcTime),
+    Column("absent_polls", Integer, nullable=False, default=0),
+    Column("absent_since", UtcTime),
+    UniqueConstraint("cluster", "scheduler_id"),
+    _one_of("state", JobState),
+    Index(None, "state"),
+)
+
+replicas = Table(
+    "replicas",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("job_id", ForeignKey("jobs.id"), nullable=False),
+    Column("model", String(300), nullable=False),
+    Column("deployment", String(500), nullable=False),
+    Column("cluster", String(200), nullable=False),
+    Column("state", String(20), nullable=False),
+    Column("reason", Text, nullable=False, default=""),
+    Column("log_tail", Text, nullable=False, default=""),
+    Column("max_in_flight", Integer, nullable=False),
+    Column("needs", JSON, nullable=False),
+    Column("load_s", Float),
+    _created(),
+    Column("started_at", UtcTime),
+    Column("ready_at", UtcTime),
+    Column("ended_at", UtcTime),
+    Column("observed_at", UtcTime),
+    CheckConstraint("max_in_flight > 0", name="max_in_flight"),
+    _one_of("state", ReplicaState),
+    Index(None, "state"),
+    Index(None, "deployment", "created_at"),
+)
+
+observations = Table(
+    "observations",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("kind", String(20), nullable=False),
+    Column("subject", String(500), nullable=False),  # cluster for queue waits, deployment for load times
+    Column("seconds", Float, nullable=False),
+    Column("forecast_s", Float),
+    Column("at", UtcTime, nullable=False),
+    CheckConstraint("kind IN ('queue_wait', 'load_time')", name="kind"),
+    CheckConstraint("seconds >= 0", name="seconds"),
+    Index(None, "kind", "subject", "at"),
+)
+
+usage = Table(
+    "usage",
+    metadata,
+    Column("request_id", String(64), primary_key=True),
+    Column("at", UtcTime, nullable=False),
+    Column("user_id", String(64), nullable=False),
+    Column("project_id", String(64), nullable=False),
+    Column("key_prefix", String(32), nullable=False),
+    Column("model", String(300), nullable=False),
+    Column("endpoint", String(100), nullable=False),
+    Column("cluster", String(200)),
+    Column("replica_id", String(64)),
+    Column("outcome", String(20), nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
+    Column("estimated", Boolean, nullable=False),
+    Column("queue_s", Float, nullable=False),
+    Column("ttft_s", Float),
+    Column("duration_s", Float, nullable=False),
+    CheckConstraint("prompt_tokens >= 0 AND completion_tokens >= 0", name="tokens"),
+    Index(None, "project_id", "at"),
+    Index(None, "user_id", "at"),
+    Index(None, "at"),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("at", UtcTime, nullable=False),
+    Column("actor", String(200), nullable=False),
+    Column("action", String(100), nullable=False),
+    Column("subject", String(300), nullable=False),
+    Column("details", JSON, nullable=False),
+    Index(None, "at"),
+)
