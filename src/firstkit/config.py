@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from firstkit.engines.engine import EngineSpec
+from firstkit.engines.engine import EngineSpec, ReplicaSpec
 from firstkit.errors import ConfigError
 from firstkit.schedulers.scheduler import Resources
 
@@ -266,10 +266,14 @@ class Config(_Section):
         if isinstance(engine, str):
             if engine not in cluster.engines:
                 known = ", ".join(cluster.engines) or "none are defined"
-                raise ValueError(f"{where}.engine: '{engine}' is not an engine of {deployment.cluster}; allowed: {known}")
+                raise ValueError(
+                    f"{where}.engine: '{engine}' is not an engine of {deployment.cluster}; allowed: {known}"
+                )
             engine = cluster.engines[engine]
         if (engine.kind == "external") != (cluster.kind == "external"):
-            raise ValueError(f"{where}.engine: an engine of kind 'external' and a cluster of kind 'external' go together")
+            raise ValueError(
+                f"{where}.engine: an engine of kind 'external' and a cluster of kind 'external' go together"
+            )
         if engine.kind in ("llamacpp", "vllm") and deployment.weights is None:
             raise ValueError(f"{where}.weights: an engine of kind '{engine.kind}' needs the path of the weights")
 
@@ -319,6 +323,20 @@ class ResolvedDeployment:
     @property
     def is_external(self) -> bool:
         return self.engine.kind == "external"
+
+    def replica_spec(self, replica_id: str) -> ReplicaSpec:
+        """What a pilot is told to run one replica of this deployment."""
+        return ReplicaSpec(
+            replica_id=replica_id,
+            model=self.model,
+            deployment=self.name,
+            engine=self.engine,
+            weights=self.weights,
+            args=self.args,
+            needs=self.resources,
+            max_in_flight=self.scale.max_in_flight,
+            load_timeout_s=self.scale.load_timeout,
+        )
 
 
 def default_state_dir() -> Path:

@@ -149,3 +149,7 @@ class LinkLost(FirstError):
 
 class CallFailed(FirstError):
     """The pilot answered a call with an error."""
+
+
+class ClaimedBefore(SchedulerRefused):
+    """This job id was claimed by an earlier submission that did not reach the scheduler; use a new id."""

@@ -13,6 +13,11 @@ PROTOCOL = 1
 """Version of the link protocol. A peer of the version before or after is accepted."""
 
 
+def speaks(protocol: int) -> bool:
+    """Whether a peer of that version is understood: one version of skew is allowed."""
+    return abs(protocol - PROTOCOL) <= 1
+
+
 @dataclass(frozen=True)
 class LinkSpec:
     """How a pilot reaches the gateway. ``socket``: ``path`` is the gateway's UNIX socket."""
@@ -46,6 +51,14 @@ class Hello:
     job_id: str = ""
     secret: str = ""
     token: str = ""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why the gateway ends a link: the payload of a RESET on stream 0. ``code`` is ``protocol`` or ``refused``."""
+
+    code: str
+    message: str
 
 
 @dataclass(frozen=True)
@@ -170,7 +183,9 @@ class Exchange(Protocol):
     """One request under way. All three may be called at any time, also after the tail, when they do nothing."""
 
     def cancel(self) -> None:
-        """The client went away: abort the request at the engine; the sink still gets its tail (CANCELLED)."""
+        """The client went away: abort the request at the engine; the sink still gets its tail (CANCELLED).
+
+        Data that was under way may come before it."""
 
     def pause(self) -> None:
         """Stop sending data until ``resume``; what is under way still arrives."""

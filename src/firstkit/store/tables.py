@@ -25,6 +25,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
+from firstkit.links.messages import Outcome
 from firstkit.states import JobState, ReplicaState
 
 metadata = MetaData(
@@ -52,14 +53,14 @@ class UtcTime(TypeDecorator[datetime]):
         value = value.astimezone(UTC)
         return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
 
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
-def _one_of(column: str, states: type[JobState] | type[ReplicaState]) -> CheckConstraint:
-    allowed = ", ".join(f"'{s.value}'" for s in states)
+def _one_of(column: str, values: type[JobState] | type[ReplicaState] | type[Outcome]) -> CheckConstraint:
+    allowed = ", ".join(f"'{v.value}'" for v in values)
     return CheckConstraint(f"{column} IN ({allowed})", name=column)
 
 
@@ -205,6 +206,7 @@ usage = Table(
     Column("ttft_s", Float),
     Column("duration_s", Float, nullable=False),
     CheckConstraint("prompt_tokens >= 0 AND completion_tokens >= 0", name="tokens"),
+    _one_of("outcome", Outcome),
     Index(None, "project_id", "at"),
     Index(None, "user_id", "at"),
     Index(None, "at"),

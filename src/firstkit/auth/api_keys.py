@@ -1,0 +1,219 @@
+"""API keys: ``first-<prefix>-<secret>``; the prefix is public and finds the row, of the rest only SHA-256 is kept."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Select, Table, and_, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from firstkit.auth.permissions import ALL_SCOPES, Scope, check_grant
+from firstkit.clock import now
+from firstkit.errors import InvalidRequest, NotFound
+from firstkit.ids import digest, new_id, new_secret
+from firstkit.store.database import Database
+from firstkit.store.sql import insert_new
+from firstkit.store.tables import api_keys, audit, members, projects, users
+
+_KEY = re.compile(r"first-([a-z2-7]{12})-[a-z2-7]{52}")
+_PREFIX = re.compile(r"(?:first-)?([a-z2-7]{12})")
+_NAME = re.compile(r"[^\s\x00-\x1f\x7f](?:[^\x00-\x1f\x7f]{0,198}[^\s\x00-\x1f\x7f])?")
+
+
+class KeyNameTaken(InvalidRequest):
+    """A living key has this name already."""
+
+    code = "key_name_taken"
+
+
+class KeyNotFound(NotFound):
+    """No living key has this name or prefix."""
+
+    code = "key_not_found"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyInfo:
+    """What may be shown of a key. Times are aware, in UTC."""
+
+    prefix: str
+    name: str
+    user: str
+    project: str
+    scopes: tuple[str, ...]
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+
+    @property
+    def status(self) -> str:
+        """``living``, ``expired`` or ``revoked``."""
+        if self.revoked_at is not None:
+            return "revoked"
+        return "expired" if self.expires_at is not None and self.expires_at <= now() else "living"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class NewKey:
+    """A key at the one moment when its text exists; it can never be shown again."""
+
+    info: KeyInfo
+    text: str
+
+
+def parse_key(text: str) -> str | None:
+    """The prefix of a well-formed key, None for anything else."""
+    match = _KEY.fullmatch(text)
+    return match[1] if match else None
+
+
+async def create_key(
+    db: Database,
+    name: str,
+    *,
+    user: str,
+    project: str = "default",
+    scopes: Iterable[Scope] = (Scope.INFERENCE,),
+    expires_in_s: float | None = None,
+    actor: str,
+    held: frozenset[str] = ALL_SCOPES,
+) -> NewKey:
+    """Make a key for ``user``, charged to ``project``; both are made when they are new.
+
+    ``held``: the scopes of whoever asks. Raises InvalidRequest for a bad name, KeyNameTaken, Forbidden.
+    """
+    wanted = tuple(sorted(set(scopes), key=list(Scope).index))
+    _check_names(name=name, user=user, project=project)
+    if not wanted or (expires_in_s is not None and expires_in_s <= 0):
+        raise InvalidRequest("A key needs at least one scope, and an expiry in the future.")
+    check_grant(wanted, held)
+    at = now()
+    expires_at = None if expires_in_s is None else at + timedelta(seconds=expires_in_s)
+    prefix = new_secret()[:12]
+    text = f"first-{prefix}-{new_secret()}"
+    info = KeyInfo(prefix, name, user, project, tuple(s.value for s in wanted), at, expires_at, None)
+    try:
+        async with db.begin() as conn:
+            await _free_expired_name(conn, name, actor)
+            await _insert_key(conn, info, digest(text))
+            await _audit(conn, actor, "key.create", info)
+    except IntegrityError as exc:
+        raise KeyNameTaken(f"A living key has the name '{name}' already; revoke it or choose another name.") from exc
+    return NewKey(info, text)
+
+
+async def list_keys(db: Database, *, include_dead: bool = False) -> list[KeyInfo]:
+    """All living keys, oldest first; with ``include_dead`` the revoked and expired ones too."""
+    query = _keys().order_by(api_keys.c.created_at, api_keys.c.prefix)
+    if not include_dead:
+        query = query.where(
+            api_keys.c.revoked_at.is_(None), or_(api_keys.c.expires_at.is_(None), api_keys.c.expires_at > now())
+        )
+    async with db.read() as conn:
+        return [_info(row) for row in await conn.execute(query)]
+
+
+async def revoke_key(db: Database, name_or_prefix: str, *, actor: str) -> KeyInfo:
+    """End a key by its name, its prefix or its whole text; raises KeyNotFound, InvalidRequest when two fit."""
+    match = _PREFIX.fullmatch(name_or_prefix)
+    prefix = parse_key(name_or_prefix) or (match[1] if match else name_or_prefix)
+    fits = or_(api_keys.c.name == name_or_prefix, api_keys.c.prefix == prefix)
+    async with db.begin() as conn:
+        found = [_info(row) for row in await conn.execute(_keys().where(fits, api_keys.c.revoked_at.is_(None)))]
+        if len(found) > 1:
+            raise InvalidRequest("This is the name of one key and the prefix of another: say 'first-' and the prefix.")
+        if not found:
+            raise KeyNotFound
+        return await _revoke(conn, found[0], actor)
+
+
+def _check_names(**names: str) -> None:
+    for what, value in names.items():
+        if not _NAME.fullmatch(value) or _KEY.search(value):
+            raise InvalidRequest(f"The {what} must be 1 to 200 printable characters, and not a key.", param=what)
+
+
+async def _insert_key(conn: AsyncConnection, info: KeyInfo, secret_sha256: str) -> None:
+    user_id = await _named(conn, users, info.user, "user", is_admin=False)
+    project_id = await _named(conn, projects, info.project, "project", description="")
+    member = {"user_id": user_id, "project_id": project_id, "role": "member", "created_at": info.created_at}
+    await conn.execute(insert_new(members, conn.dialect.name).values(member))
+    await conn.execute(
+        insert(api_keys).values(
+            prefix=info.prefix,
+            secret_sha256=secret_sha256,
+            name=info.name,
+            user_id=user_id,
+            project_id=project_id,
+            scopes=list(info.scopes),
+            created_at=info.created_at,
+            expires_at=info.expires_at,
+        )
+    )
+
+
+async def _named(conn: AsyncConnection, table: Table, name: str, kind: str, **values: Any) -> str:
+    """The id of the user or project called ``name``, made when it is new."""
+    row = {"id": new_id(kind), "name": name, "created_at": now(), **values}
+    await conn.execute(insert_new(table, conn.dialect.name).values(row))
+    found: str = (await conn.execute(select(table.c.id).where(table.c.name == name))).scalar_one()
+    return found
+
+
+async def _free_expired_name(conn: AsyncConnection, name: str, actor: str) -> None:
+    """Revoke an expired key that still holds ``name``."""
+    held = and_(api_keys.c.name == name, api_keys.c.revoked_at.is_(None), api_keys.c.expires_at <= now())
+    for row in (await conn.execute(_keys().where(held))).all():
+        await _revoke(conn, _info(row), actor)
+
+
+async def _revoke(conn: AsyncConnection, info: KeyInfo, actor: str) -> KeyInfo:
+    at = now()
+    living = and_(api_keys.c.prefix == info.prefix, api_keys.c.revoked_at.is_(None))
+    done = await conn.execute(update(api_keys).where(living).values(revoked_at=at))
+    if done.rowcount != 1:
+        raise KeyNotFound
+    await _audit(conn, actor, "key.revoke", info)
+    return KeyInfo(
+        info.prefix, info.name, info.user, info.project, info.scopes, info.created_at, info.expires_at, revoked_at=at
+    )
+
+
+async def _audit(conn: AsyncConnection, actor: str, action: str, info: KeyInfo) -> None:
+    expires_at = None if info.expires_at is None else info.expires_at.isoformat()
+    details = {
+        "name": info.name,
+        "user": info.user,
+        "project": info.project,
+        "scopes": list(info.scopes),
+        "expires_at": expires_at,
+    }
+    await conn.execute(
+        insert(audit).values(at=now(), actor=actor, action=action, subject=f"first-{info.prefix}", details=details)
+    )
+
+
+def _keys() -> Select[Any]:
+    return (
+        select(api_keys, users.c.name.label("user_name"), projects.c.name.label("project_name"))
+        .join(users, users.c.id == api_keys.c.user_id)
+        .join(projects, projects.c.id == api_keys.c.project_id)
+    )
+
+
+def _info(row: Any) -> KeyInfo:
+    return KeyInfo(
+        row.prefix,
+        row.name,
+        row.user_name,
+        row.project_name,
+        tuple(row.scopes),
+        row.created_at,
+        row.expires_at,
+        row.revoked_at,
+    )

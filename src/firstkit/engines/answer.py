@@ -1,0 +1,392 @@
+"""What an engine's answer says while it passes: which bytes go on, what was used, how it ended. Pure: times come in.
+
+An ending is COMPLETE only where the engine said so: a stream by a finish_reason for every choice and ``[DONE]``, a
+plain answer by a whole JSON object. All else is FAILED (or TIMEOUT, CANCELLED: the caller knows). What is accounted:
+
+- the engine's own numbers, if they can be true;
+- else, for what was delivered, an estimate that is flagged as one: a token for each piece of text of a stream, four
+  bytes of the request for a token of the prompt;
+- else nothing was delivered and the usage is exactly zero: a request that was refused, or broke before any text.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from math import ceil
+from typing import Any, Optional
+
+from firstkit.engines.shape import TokenShape
+from firstkit.engines.sse import EventSplitter, EventTooLong, is_named_error, payload_of
+from firstkit.links.messages import Head, Open, Outcome, Tail, Usage
+
+BODY_LIMIT_BYTES = 64 * 1024 * 1024
+PARSED_WHOLE_BYTES = 256 * 1024
+"""A plain answer up to this size is parsed (about 2 ms); of a larger one only the ends and the usage are looked at."""
+MOST_CHOICES = 1024
+MOST_COMPLETION_TOKENS = 10_000_000
+TEMPLATE_TOKENS = 100_000
+"""A prompt has at most a token for each byte of the request and this many that templates and tools add."""
+BYTES_PER_TOKEN = 4
+ERROR_CHARS = 500
+
+NOTHING = Usage(0, 0)
+
+_USAGE_OBJECT = re.compile(rb'"usage"\s*:\s*(?=\{)')
+_PIECES = ("content", "text", "reasoning", "reasoning_content", "tool_calls", "function_call", "refusal", "audio")
+
+
+class AnswerMeter:
+    """Reads one answer. Call ``head``, ``feed`` for each piece, then ``end`` or ``broken`` once, for the tail.
+
+    ``is_over``: the answer said all that it will, whatever the connection still does. All times in seconds, of one
+    monotonic clock.
+    """
+
+    def __init__(self, request: Open, now: float) -> None:
+        self._request = request
+        self._started = now
+        self._body: _Body = _Body()
+        self._status = 0
+
+    @property
+    def is_over(self) -> bool:
+        return self._body.is_over
+
+    def head(self, status: int, content_type: str) -> Optional[Head]:
+        """What to pass on of the head; None when nothing of this answer shall be."""
+        self._status = status
+        self._body = self._body_for(status, content_type)
+        return None if self._body.failure else Head(status, content_type)
+
+    def _body_for(self, status: int, content_type: str) -> _Body:
+        kind = content_type.split(";")[0].strip().lower()
+        if status >= 400:
+            return _Refusal()
+        if not 200 <= status < 300:
+            return _Body(f"the engine answered with status {status}")
+        if self._request.stream:
+            return _Stream(self._request) if kind == "text/event-stream" else _Body(_wrong_kind("a stream", kind))
+        return _Plain(self._request) if kind.endswith("json") else _Body(_wrong_kind("JSON", kind))
+
+    def feed(self, data: bytes, now: float) -> bytes:
+        """What of ``data``, and of what was held back before it, may be passed on: for a stream only whole events."""
+        return b"" if self.is_over else self._body.feed(data, now)
+
+    def end(self, now: float) -> Tail:
+        """The body came to its end as HTTP counts it."""
+        failure = self._body.end()
+        if self._status >= 400:
+            outcome = Outcome.REJECTED if self._status < 500 else Outcome.FAILED
+            return self._tail(outcome, failure or f"the engine answered with status {self._status}", now)
+        if failure is not None:
+            return self._tail(Outcome.FAILED, failure, now)
+        return self._tail(Outcome.COMPLETE, None, now)
+
+    def broken(self, outcome: Outcome, error: str, now: float) -> Tail:
+        """The answer stopped before its end. If it had said all that counts, or failed by itself, that stands."""
+        if self.is_over and outcome is not Outcome.CANCELLED:
+            return self.end(now)
+        return self._tail(outcome, error, now)
+
+    def _tail(self, outcome: Outcome, error: Optional[str], now: float) -> Tail:
+        body = self._body
+        return Tail(
+            outcome=outcome,
+            usage=body.usage(outcome),
+            error=error,
+            ttft_s=None if body.first_at is None else body.first_at - self._started,
+            gap_s=body.gap_s,
+            duration_s=now - self._started,
+        )
+
+
+class _Body:
+    """A body that says nothing: none came yet, or it is of a kind that is not passed on (then ``failure`` says why)."""
+
+    def __init__(self, failure: Optional[str] = None) -> None:
+        self.failure = failure
+        self.first_at: Optional[float] = None
+        self.gap_s: Optional[float] = None
+
+    @property
+    def is_over(self) -> bool:
+        return self.failure is not None
+
+    def feed(self, data: bytes, now: float) -> bytes:  # noqa: ARG002 - others count the time
+        self.failure = f"the engine sent {len(data)} bytes before a head"
+        return b""
+
+    def end(self) -> Optional[str]:
+        """Why this is no success; None when it is one."""
+        return self.failure or "the engine ended the answer before it began"
+
+    def usage(self, outcome: Outcome) -> Usage:  # noqa: ARG002 - nothing was delivered
+        return NOTHING
+
+
+class _Refusal(_Body):
+    """The body of an error status: passed on as it is, up to the limit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._size = 0
+
+    def feed(self, data: bytes, now: float) -> bytes:  # noqa: ARG002
+        self._size += len(data)
+        if self._size > BODY_LIMIT_BYTES:
+            self.failure = _too_long(BODY_LIMIT_BYTES)
+            return b""
+        return data
+
+    def end(self) -> Optional[str]:
+        return self.failure
+
+
+class _Plain(_Body):
+    """One JSON object, passed on as it comes; read when it is whole."""
+
+    def __init__(self, request: Open) -> None:
+        super().__init__()
+        self._request = request
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._usage: Optional[Usage] = None
+
+    def feed(self, data: bytes, now: float) -> bytes:  # noqa: ARG002
+        self._size += len(data)
+        if self._size > BODY_LIMIT_BYTES:
+            self.failure = _too_long(BODY_LIMIT_BYTES)
+            self._parts.clear()
+            return b""
+        self._parts.append(data)
+        return data
+
+    def end(self) -> Optional[str]:
+        if self.failure is None:
+            body = b"".join(self._parts)
+            self._parts.clear()
+            self.failure = self._read(body) if len(body) <= PARSED_WHOLE_BYTES else self._glance(body)
+        return self.failure
+
+    def _read(self, body: bytes) -> Optional[str]:
+        data = _object(body)
+        if data is None:
+            return "the engine's answer is not a JSON object"
+        if (error := _error_in(data)) is not None:
+            return error
+        self._usage = read_usage(data.get("usage"), self._request) or _estimate(self._request, _said(data))
+        return None
+
+    def _glance(self, body: bytes) -> Optional[str]:
+        if not (body.lstrip().startswith(b"{") and body.rstrip().endswith(b"}")):
+            return "the engine's answer is not a JSON object"
+        self._usage = read_usage(_last_usage(body), self._request) or _estimate(self._request, 0)
+        return None
+
+    def usage(self, outcome: Outcome) -> Usage:
+        return self._usage if outcome is Outcome.COMPLETE and self._usage is not None else NOTHING
+
+
+class _Stream(_Body):
+    """Server-sent events: whole ones go on, ``[DONE]`` and errors never, a usage chunk only to those who asked."""
+
+    def __init__(self, request: Open) -> None:
+        super().__init__()
+        self._request = request
+        self._splitter = EventSplitter()
+        self._shape = TokenShape()
+        self._is_done = False
+        self._seen: set[int] = set()
+        self._finished: set[int] = set()
+        self._usage: Optional[Usage] = None
+        self._tokens = 0
+        self._last_at = 0.0
+
+    @property
+    def is_over(self) -> bool:
+        return self._is_done or self.failure is not None
+
+    def feed(self, data: bytes, now: float) -> bytes:
+        try:
+            events = self._splitter.feed(data)
+        except EventTooLong:
+            self.failure = "the engine sent an event that is too long"
+            return b""
+        passed = []
+        for event in events:
+            if (kept := self._event(event, now)) is not None:
+                passed.append(kept)
+            if self.is_over:
+                break
+        return b"\n\n".join([*passed, b""]) if passed else b""
+
+    def _event(self, event: bytes, now: float) -> Optional[bytes]:
+        """What of one event goes on; None: nothing."""
+        if self._shape.fits(event):
+            self._count(now)
+            return event
+        if not _is_text(event):
+            self.failure = "the engine sent an event that is not UTF-8"
+            return None
+        payload = payload_of(event)
+        if payload is None:
+            return event
+        if payload == b"[DONE]":
+            self._is_done = True
+            return None
+        return self._read(event, payload, now)
+
+    def _read(self, event: bytes, payload: bytes, now: float) -> Optional[bytes]:
+        chunk = _object(payload)
+        if chunk is None:
+            self.failure = "the engine sent an event that is not a JSON object"
+            return None
+        self.failure = _error_in(chunk) or (_message(chunk) if is_named_error(event) else None)
+        if self.failure is None:
+            self._choices(chunk.get("choices"), now)
+        if self.failure is not None:
+            return None
+        usage = chunk.get("usage")
+        if not isinstance(usage, dict):
+            if (text := _only_token(chunk)) is not None:
+                self._shape.learn(event, text)
+            return event
+        self._usage = read_usage(usage, self._request) or self._usage
+        if not self._request.hide_usage:
+            return event
+        return _without_usage(chunk) if chunk.get("choices") else None
+
+    def _choices(self, choices: Any, now: float) -> None:
+        for choice in choices if isinstance(choices, list) else ():
+            index = choice.get("index", 0) if isinstance(choice, dict) else None
+            if type(index) is not int or not 0 <= index < MOST_CHOICES:
+                self.failure = "the engine sent an event that is no chunk of an answer"
+                return
+            self._seen.add(index)
+            if choice.get("finish_reason"):
+                self._finished.add(index)
+            if _has_piece(choice):
+                self._count(now)
+
+    def _count(self, now: float) -> None:
+        self._tokens += 1
+        self._last_at = now
+        if self.first_at is None:
+            self.first_at = now
+        else:
+            self.gap_s = (now - self.first_at) / (self._tokens - 1)
+
+    def end(self) -> Optional[str]:
+        if self.failure is None:
+            if not self._is_done and self._splitter.rest.strip() in (b"data: [DONE]", b"data:[DONE]"):
+                self._is_done = True
+            self.failure = self._lacks()
+        return self.failure
+
+    def _lacks(self) -> Optional[str]:
+        if not self._is_done:
+            return "the engine ended the stream without [DONE]"
+        if not self._seen or self._finished < self._seen:
+            return "the engine ended the stream without a finish_reason"
+        return None
+
+    def usage(self, outcome: Outcome) -> Usage:  # noqa: ARG002 - what was delivered counts, however it ended
+        if self._usage is not None:
+            return self._usage
+        if self._tokens == 0 and not self._finished:
+            return NOTHING
+        return Usage(ceil(self._request.body_bytes / BYTES_PER_TOKEN), self._tokens, estimated=True)
+
+
+def read_usage(data: Any, request: Open) -> Optional[Usage]:
+    """An engine's usage object; None when it is none or cannot be true."""
+    if not isinstance(data, dict):
+        return None
+    prompt, completion = data.get("prompt_tokens"), data.get("completion_tokens") or 0
+    if type(prompt) is not int or type(completion) is not int:
+        return None
+    if not 0 <= prompt <= request.body_bytes + TEMPLATE_TOKENS or not 0 <= completion <= MOST_COMPLETION_TOKENS:
+        return None
+    return Usage(prompt, completion)
+
+
+def _estimate(request: Open, said_bytes: int) -> Usage:
+    return Usage(ceil(request.body_bytes / BYTES_PER_TOKEN), ceil(said_bytes / BYTES_PER_TOKEN), estimated=True)
+
+
+def _object(data: bytes) -> Optional[dict[str, Any]]:
+    try:
+        value = json.loads(data.decode())
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _error_in(data: dict[str, Any]) -> Optional[str]:
+    """The message of an error that came with a good status, in any of the shapes in use; None: no error."""
+    return _message(data) if data.get("error") or data.get("object") == "error" else None
+
+
+def _message(data: dict[str, Any]) -> str:
+    error = data.get("error") or data
+    message = error.get("message") if isinstance(error, dict) else error
+    return message[:ERROR_CHARS] if isinstance(message, str) and message else "the engine reported an error"
+
+
+def _has_piece(choice: dict[str, Any]) -> bool:
+    """Whether a choice of a chunk brings text, reasoning or a part of a tool call."""
+    delta = choice.get("delta", choice)
+    return isinstance(delta, dict) and any(delta.get(key) for key in _PIECES)
+
+
+def _only_token(chunk: dict[str, Any]) -> Optional[str]:
+    """The text of a chunk that is one token of one choice and says nothing else; else None."""
+    choices = chunk.get("choices")
+    if not isinstance(choices, list) or len(choices) != 1 or choices[0].get("finish_reason"):
+        return None
+    delta = choices[0].get("delta", choices[0])
+    text = next((delta[key] for key in _PIECES if delta.get(key)), None) if isinstance(delta, dict) else None
+    return text if isinstance(text, str) else None
+
+
+def _said(data: dict[str, Any]) -> int:
+    """Bytes of text in the choices of a plain answer."""
+    choices = data.get("choices")
+    said = [c.get("message", c) for c in choices if isinstance(c, dict)] if isinstance(choices, list) else []
+    pieces = [s[key] for s in said if isinstance(s, dict) for key in _PIECES if s.get(key)]
+    return sum(len(p.encode("utf-8", "replace") if isinstance(p, str) else json.dumps(p)) for p in pieces)
+
+
+def _without_usage(chunk: dict[str, Any]) -> bytes:
+    rest = {key: value for key, value in chunk.items() if key != "usage"}
+    return b"data: " + json.dumps(rest, separators=(",", ":")).encode()
+
+
+def _last_usage(body: bytes) -> Any:
+    """The last usage object in the text of a large answer, or None."""
+    found = None
+    for found in _USAGE_OBJECT.finditer(body):  # noqa: B007 - the last one is wanted
+        pass
+    if found is None:
+        return None
+    try:
+        return json.JSONDecoder().raw_decode(body[found.end() : found.end() + 4096].decode("utf-8", "replace"))[0]
+    except (ValueError, RecursionError):
+        return None
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _wrong_kind(wanted: str, kind: str) -> str:
+    return f"the engine answered with {kind[:60] or 'no content-type'} where {wanted} was asked for"
+
+
+def _too_long(limit_bytes: int) -> str:
+    return f"the engine's answer is longer than {limit_bytes // 1024**2} MiB"

@@ -1,0 +1,133 @@
+"""Routes for operators: metrics, status, logs, health. Also served on the admin socket, to whoever may open it."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Annotated, Any
+
+from fastapi import APIRouter, FastAPI, Query, Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+
+from firstkit import __version__, metrics
+from firstkit.auth.permissions import Scope as KeyScope
+from firstkit.clock import now
+from firstkit.errors import CallFailed, LinkLost, NotFound, StoreUnavailable
+from firstkit.gateway.identity import needs
+from firstkit.gateway.state import Gateway
+from firstkit.store.jobs import JobRow, ReplicaRow, recent
+
+router = APIRouter()
+SHOWN_AFTER_END = timedelta(hours=1)
+
+
+def install(app: FastAPI) -> None:
+    """Add the routes to ``app``."""
+    app.include_router(router)
+
+
+@router.get("/health", tags=["operation"])
+async def health() -> dict[str, str]:
+    """The process is alive."""
+    return {"status": "ok"}
+
+
+@router.get("/ready", tags=["operation"])
+async def ready(request: Request) -> JSONResponse:
+    """New work is taken: the database answers. 503 where it does not."""
+    gateway: Gateway = request.app.state.gateway
+    try:
+        async with gateway.db.begin():
+            return JSONResponse({"status": "ready"})
+    except StoreUnavailable:
+        return JSONResponse({"status": "not ready", "reason": "the database is not answering"}, status_code=503)
+
+
+@router.get("/metrics", dependencies=[needs(KeyScope.METRICS)], tags=["operation"])
+async def prometheus() -> Response:
+    """Metrics in Prometheus' text format."""
+    return PlainTextResponse(metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+@router.get("/admin/status", dependencies=[needs(KeyScope.ADMIN)], tags=["operation"])
+async def status(request: Request) -> dict[str, Any]:
+    """Models, jobs and replicas as they are now, with those that ended in the last hour."""
+    gateway: Gateway = request.app.state.gateway
+    async with gateway.db.begin() as conn:
+        jobs, replicas = await recent(conn, now() - SHOWN_AFTER_END)
+    return {
+        "version": __version__,
+        "started_at": _iso(gateway.started_at),
+        "controller": "connected" if gateway.wake.is_connected else "silent",
+        "models": [_model(gateway, name) for name in gateway.config.models],
+        "jobs": [_job(gateway, row) for row in jobs],
+        "replicas": [_replica(gateway, row) for row in replicas],
+    }
+
+
+@router.get("/admin/replicas/{replica_id}/log", dependencies=[needs(KeyScope.ADMIN)], tags=["operation"])
+async def replica_log(
+    request: Request, replica_id: str, lines: Annotated[int, Query(ge=1, le=1000)] = 100
+) -> PlainTextResponse:
+    """The end of an engine's log: from its pilot, or what was kept of a replica that failed."""
+    gateway: Gateway = request.app.state.gateway
+    try:
+        return PlainTextResponse(await gateway.pilots.log(replica_id, lines))
+    except (LinkLost, CallFailed):
+        async with gateway.db.begin() as conn:
+            _, replicas = await recent(conn, now() - SHOWN_AFTER_END)
+        kept = next((row for row in replicas if row.id == replica_id), None)
+        if kept is None:
+            raise NotFound(f"No replica '{replica_id[:100]}' is known here.") from None
+        return PlainTextResponse(kept.log_tail or f"No log is left; the replica is {kept.state.value}: {kept.reason}\n")
+
+
+def _model(gateway: Gateway, name: str) -> dict[str, Any]:
+    outlook = gateway.forecasts.outlook(name)
+    pool = gateway.table.pools[name]
+    return {
+        "id": name,
+        "aliases": list(gateway.config.models[name].aliases),
+        "status": outlook.status.value,
+        "eta_s": outlook.eta_left_s,
+        "reason": outlook.reason,
+        "ready": len(pool.ready),
+        "in_flight": pool.in_flight,
+        "waiting": gateway.room.waiting(name),
+    }
+
+
+def _job(gateway: Gateway, row: JobRow) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "cluster": row.cluster,
+        "state": row.state.value,
+        "reason": row.reason,
+        "scheduler_id": row.scheduler_id,
+        "node": row.node,
+        "link": "up" if gateway.pilots.is_up(row.id) else "down",
+        "created_at": _iso(row.created_at),
+        "started_at": _iso(row.started_at),
+        "ends_at": _iso(row.ends_at),
+        "observed_at": _iso(row.observed_at),
+    }
+
+
+def _replica(gateway: Gateway, row: ReplicaRow) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "model": row.model,
+        "cluster": row.cluster,
+        "job_id": row.job_id,
+        "state": row.state.value,
+        "in_flight": gateway.pilots.in_flight(row.id),
+        "max_in_flight": row.max_in_flight,
+        "load_s": row.load_s,
+        "created_at": _iso(row.created_at),
+        "ready_at": _iso(row.ready_at),
+        "reason": row.reason,
+        "log_tail": row.log_tail,
+    }
+
+
+def _iso(value: datetime | None) -> str | None:
+    return None if value is None else value.isoformat()

@@ -1,0 +1,95 @@
+"""The ASGI application: routes, errors in one shape, the API page. The hot path is in relay.py."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.docs import get_swagger_ui_html
+from starlette.exceptions import HTTPException
+from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
+
+from firstkit import __version__
+from firstkit.auth.permissions import Scope as KeyScope
+from firstkit.errors import ApiError, InvalidRequest, MethodNotAllowed, NotFound
+from firstkit.gateway import admin, openai
+from firstkit.gateway.guard import error_head_and_body
+from firstkit.gateway.identity import needs
+from firstkit.gateway.state import Gateway
+
+_DESCRIPTION = (
+    "FIRST, the Federated Inference Resource Scheduling Toolkit: models that run as jobs on batch-scheduled clusters, "
+    "behind an OpenAI-compatible API. Send your key as `Authorization: Bearer KEY`."
+)
+
+
+def build_app(gateway: Gateway) -> FastAPI:
+    """The application of one gateway, without its middleware."""
+    app = FastAPI(title="FIRST", version=__version__, description=_DESCRIPTION, docs_url=None, redoc_url=None)
+    app.router.redirect_slashes = False
+    app.openapi_url = None
+    app.state.gateway = gateway
+    app.add_exception_handler(ApiError, _api_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    openai.install(app)
+    admin.install(app)
+    _install_docs(app)
+    return app
+
+
+def _install_docs(app: FastAPI) -> None:
+    assets = _assets()
+
+    @app.get("/openapi.json", include_in_schema=False, dependencies=[needs(KeyScope.INFERENCE)])
+    async def openapi() -> JSONResponse:
+        return JSONResponse(app.openapi())
+
+    @app.get("/docs", include_in_schema=False, dependencies=[needs(KeyScope.INFERENCE)])
+    async def docs() -> HTMLResponse:
+        return get_swagger_ui_html(
+            openapi_url="openapi.json",
+            title="FIRST API",
+            swagger_js_url="docs/swagger-ui-bundle.js",
+            swagger_css_url="docs/swagger-ui.css",
+            swagger_favicon_url="docs/favicon.png",
+        )
+
+    @app.get("/docs/{name}", include_in_schema=False, dependencies=[needs(KeyScope.INFERENCE)])
+    async def asset(name: str) -> Response:
+        if name not in assets:
+            raise NotFound
+        return FileResponse(assets[name])
+
+
+def _assets() -> dict[str, Path]:
+    """The files of Swagger UI inside the package fastapi-offline: nothing is fetched from a network."""
+    spec = find_spec("fastapi_offline")
+    folder = Path((spec and spec.origin) or ".").parent / "static"
+    return {path.name: path for path in folder.iterdir() if path.is_file()}
+
+
+async def _api_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)  # noqa: S101 - registered for this class
+    headers, body = error_head_and_body(error)
+    response = Response(body, status_code=error.status)
+    response.raw_headers = headers
+    return response
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    status = getattr(error, "status_code", 500)
+    if status == 404:
+        return await _api_error(request, NotFound())
+    if status == 405:
+        return await _api_error(request, MethodNotAllowed())
+    return await _api_error(request, InvalidRequest(str(getattr(error, "detail", "The request is not valid."))))
+
+
+async def _validation_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this class
+    first = error.errors()[0]
+    param = str(first["loc"][-1])
+    return await _api_error(request, InvalidRequest(f"'{param}': {first['msg']}.", param=param))

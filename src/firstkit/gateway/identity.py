@@ -1,0 +1,60 @@
+"""Who may use a route: every route names the scope that it needs, and a route that names none is refused to all."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from fastapi import Depends, Request
+from fastapi.params import Depends as Dependency
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from firstkit.auth.authenticator import Identity
+from firstkit.auth.permissions import Scope as KeyScope
+from firstkit.errors import Unauthenticated
+from firstkit.gateway.request import RequestHead, permit
+
+OPEN_PATHS = frozenset({"/health", "/ready"})
+LOCAL_ADMIN = Identity(
+    user_id="local-admin",
+    user_name="local admin",
+    project_id="none",
+    key_prefix="none",
+    scopes=frozenset({KeyScope.METRICS.value, KeyScope.ADMIN.value}),
+)
+"""Whoever can open the admin socket: the operating system guards it (0600 in a 0700 folder)."""
+
+
+class Identify:
+    """ASGI middleware: nobody passes without an identity, except to the paths that are open, by exact match."""
+
+    def __init__(self, app: ASGIApp, identify_head: Callable[[RequestHead], Awaitable[Identity]]) -> None:
+        self.app = app
+        self.identify_head = identify_head
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
+            head = RequestHead(scope["method"], scope["path"], scope["headers"])
+            scope.setdefault("state", {})["identity"] = await self.identify_head(head)
+        await self.app(scope, receive, send)
+
+
+async def local_admin(_: RequestHead) -> Identity:
+    """Identity of everybody who comes by the admin socket."""
+    return LOCAL_ADMIN
+
+
+def identity_of(request: Request) -> Identity:
+    """The identity that the middleware found."""
+    identity = getattr(request.state, "identity", None)
+    if not isinstance(identity, Identity):
+        raise Unauthenticated
+    return identity
+
+
+def needs(scope: KeyScope) -> Dependency:
+    """Dependency of a route: only identities with ``scope`` come in."""
+
+    def check(request: Request) -> None:
+        permit(identity_of(request), scope)
+
+    return Depends(check)

@@ -1,0 +1,174 @@
+"""The pilots' door: admits links, keeps the routing table true to what pilots report, relays the controller's calls."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from firstkit import metrics
+from firstkit.errors import CallFailed, LinkLost, StoreUnavailable
+from firstkit.gateway.waiting import WaitingRoom
+from firstkit.links.gateway_end import GatewayLink
+from firstkit.links.messages import Hello, PilotReport, ReplicaReport
+from firstkit.routing.table import Route
+from firstkit.states import ReplicaState
+from firstkit.store.database import Database
+from firstkit.store.jobs import ReplicaRow, admit_pilot, replicas_of
+from firstkit.wire import to_dict
+
+logger = logging.getLogger("firstkit.gateway")
+
+
+class Pilots:
+    """All links that are up. It is the LinkOwner of each.
+
+    What a pilot may serve is read from the database, never from its report: a report about a replica that is not of its
+    job changes nothing.
+    """
+
+    def __init__(self, db: Database, room: WaitingRoom, on_change: Callable[[], None]) -> None:
+        self.db = db
+        self.room = room
+        self.on_change = on_change
+        self.reports: dict[str, PilotReport] = {}
+        self._links: dict[str, GatewayLink] = {}
+        self._rows: dict[str, ReplicaRow] = {}
+        self._routes: dict[str, dict[str, Route]] = {}
+        self._reading: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+
+    async def listen(self, path: Path) -> None:
+        """Open the UNIX socket that pilots on this host dial."""
+        path.unlink(missing_ok=True)
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_unix_server(lambda: GatewayLink(self), str(path), backlog=1024)
+        os.chmod(path, 0o600)
+
+    async def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        for link in list(self._links.values()):
+            link.close()
+
+    async def admit(self, hello: Hello) -> str | None:
+        """Whether the pilot that says ``hello`` is the one of its job; the reason where it is not."""
+        try:
+            refusal = await admit_pilot(self.db, hello.job_id, hello.secret, hello.token)
+        except StoreUnavailable:
+            return "the database is not answering; try again"
+        if refusal is None:
+            await self._read_rows(hello.job_id)
+        else:
+            logger.warning("a pilot was refused: %s", refusal, extra={"action": "refuse_pilot", "job_id": hello.job_id})
+        return refusal
+
+    def on_report(self, link: GatewayLink, report: PilotReport) -> None:
+        job_id = report.job_id
+        previous = self._links.get(job_id)
+        if previous is not None and previous is not link:
+            previous.close()
+        self._links[job_id] = link
+        self.reports[job_id] = report
+        if any(replica.replica_id not in self._rows for replica in report.replicas):
+            self._later(self._read_rows_and_apply(job_id))
+        self._apply(link, report)
+
+    def on_lost(self, link: GatewayLink) -> None:
+        if self._links.get(link.job_id) is not link:
+            return
+        del self._links[link.job_id]
+        self.reports.pop(link.job_id, None)
+        for route in self._routes.pop(link.job_id, {}).values():
+            self.room.table.remove(route)
+        logger.warning("a link is down", extra={"action": "link_down", "job_id": link.job_id})
+        self._changed()
+
+    async def call(self, job_id: str, verb: str, args: dict[str, Any]) -> Any:
+        """Relay a call of the controller; raises LinkLost, CallFailed. A drain takes effect here at once."""
+        link = self._links.get(job_id)
+        if link is None:
+            raise LinkLost(f"no link to the pilot of {job_id}")
+        if verb in ("drain", "stop") and (route := self._routes.get(job_id, {}).get(args.get("replica_id", ""))):
+            route.state = ReplicaState.DRAINING
+            self.room.table.pools[route.model].refresh()
+        return await link.call(verb, args)
+
+    async def log(self, replica_id: str, lines: int) -> str:
+        """The end of an engine's log, from the pilot that has it; raises LinkLost, CallFailed."""
+        for job_id, report in self.reports.items():
+            if any(replica.replica_id == replica_id for replica in report.replicas):
+                return str(await self.call(job_id, "log", {"replica_id": replica_id, "lines": lines}))
+        raise CallFailed(f"no pilot that is connected knows {replica_id}")
+
+    def is_up(self, job_id: str) -> bool:
+        return job_id in self._links
+
+    def in_flight(self, replica_id: str) -> int:
+        """Requests of this gateway at a replica now."""
+        return sum(routes[replica_id].in_flight for routes in self._routes.values() if replica_id in routes)
+
+    def snapshot(self) -> dict[str, Any]:
+        """Every report of a link that is up, as the controller gets them."""
+        return {job_id: to_dict(report) for job_id, report in self.reports.items()}
+
+    def _apply(self, link: GatewayLink, report: PilotReport) -> None:
+        routes = self._routes.setdefault(report.job_id, {})
+        reported = {replica.replica_id: replica for replica in report.replicas}
+        for replica_id in [known for known in routes if known not in reported]:
+            self.room.table.remove(routes.pop(replica_id))
+        for replica in report.replicas:
+            row = self._rows.get(replica.replica_id)
+            if row is not None and row.job_id == report.job_id:
+                self._apply_one(link, replica, row, routes)
+        self._changed()
+        for model in {route.model for route in routes.values()}:
+            self.room.pump(model)
+
+    def _apply_one(self, link: GatewayLink, replica: ReplicaReport, row: ReplicaRow, routes: dict[str, Route]) -> None:
+        route = routes.get(replica.replica_id)
+        if replica.state.is_final:
+            if route is not None:
+                self.room.table.remove(routes.pop(replica.replica_id))
+            return
+        if route is None:
+            route = Route(row.id, row.model, row.cluster, link, row.model, row.max_in_flight)
+            routes[row.id] = route
+            self.room.table.add(route)
+        if route.state is not ReplicaState.DRAINING:
+            route.state = replica.state
+        route.upstream = link
+        route.capabilities = frozenset(replica.capabilities)
+        route.context_length = replica.context_length
+        self.room.table.pools[route.model].refresh()
+
+    async def _read_rows(self, job_id: str) -> None:
+        async with self.db.begin() as conn:
+            for row in await replicas_of(conn, job_id):
+                self._rows[row.id] = row
+
+    async def _read_rows_and_apply(self, job_id: str) -> None:
+        try:
+            await self._read_rows(job_id)
+        except StoreUnavailable:
+            logger.warning("replicas of a job cannot be read now", extra={"action": "read_replicas", "job_id": job_id})
+            return
+        link, report = self._links.get(job_id), self.reports.get(job_id)
+        if link is not None and report is not None:
+            self._apply(link, report)
+
+    def _later(self, work: Any) -> None:
+        task = asyncio.ensure_future(work)
+        self._reading.add(task)
+        task.add_done_callback(self._reading.discard)
+
+    def _changed(self) -> None:
+        metrics.REPLICAS.clear()
+        for report in self.reports.values():
+            for replica in report.replicas:
+                if (row := self._rows.get(replica.replica_id)) is not None:
+                    metrics.REPLICAS.labels(row.model, row.cluster, replica.state.value).inc()
+        self.on_change()

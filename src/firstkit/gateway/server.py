@@ -1,0 +1,225 @@
+"""The gateway process: puts the parts together, opens the doors, closes them in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from firstkit import metrics
+from firstkit.accounting.ledger import Loader
+from firstkit.accounting.spool import Spool
+from firstkit.auth.authenticator import Authenticator
+from firstkit.clock import monotonic, now
+from firstkit.config import Config
+from firstkit.errors import ConfigError, FirstError
+from firstkit.gateway.app import build_app
+from firstkit.gateway.forecast import Forecasts
+from firstkit.gateway.guard import Guard
+from firstkit.gateway.identity import Identify, local_admin
+from firstkit.gateway.pilots import Pilots
+from firstkit.gateway.relay import Relay
+from firstkit.gateway.state import Gateway, external_route, names
+from firstkit.gateway.waiting import WaitingRoom
+from firstkit.locks import hold
+from firstkit.routing.table import RoutingTable
+from firstkit.store.database import Database
+from firstkit.store.wake import WakeServer
+
+logger = logging.getLogger("firstkit.gateway")
+GRACE_S = 30
+LAG_EVERY_S = 0.25
+DEMAND_EVERY_S = 1.0
+
+
+class Server(uvicorn.Server):
+    """uvicorn without signal handlers of its own: the process has two of it and one handler."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class Process:
+    """One gateway process from start to end."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self._demand_changed = asyncio.Event()
+        self._calls: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT, then finish what is open within a grace."""
+        state_dir = self.config.server.state_dir
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        hold(self.config.server.path("gateway.lock"), "a gateway")
+        listener = _listen(self.config)
+        db = await Database.open(self.config.server.database_url)
+        spool = Spool(self.config.server.path("spool"))
+        loader = Loader(spool, db)
+        await loader.recover()
+        gateway = self._assemble(db, spool)
+        await gateway.wake.start()
+        await gateway.pilots.listen(self.config.server.path("pilots.sock"))
+        background = [asyncio.ensure_future(work) for work in (loader.run(), _measure_lag(), self._tell_demand())]
+        try:
+            await self._serve(gateway, listener)
+        finally:
+            for task in background:
+                task.cancel()
+            await asyncio.gather(*background, return_exceptions=True)
+            await gateway.pilots.close()
+            await gateway.wake.close()
+            await _last_load(loader)
+            await db.close()
+
+    def _assemble(self, db: Database, spool: Spool) -> Gateway:
+        table = RoutingTable(names(self.config))
+        forecasts = Forecasts(table)
+        room = WaitingRoom(table, self.config.server.max_waiting, self._on_demand)
+        pilots = Pilots(db, room, self._tell_pilots)
+        for deployment in self.config.deployments():
+            if deployment.is_external:
+                table.add(external_route(deployment))
+        self.gateway = Gateway(
+            config=self.config,
+            db=db,
+            authenticator=Authenticator(db),
+            table=table,
+            room=room,
+            forecasts=forecasts,
+            pilots=pilots,
+            relay=Relay(room, forecasts, spool),
+            wake=WakeServer(self.config.server.path("controller.sock"), self._on_message, self._on_controller),
+            started_at=now(),
+        )
+        return self.gateway
+
+    async def _serve(self, gateway: Gateway, listener: socket.socket) -> None:
+        app = build_app(gateway)
+        public = _uvicorn(Guard(Identify(app, gateway.identify)))
+        admin = _uvicorn(Guard(Identify(app, local_admin)))
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, lambda: (_stop(public), _stop(admin)))
+        logger.info("listening on %s", self.config.server.listen, extra={"action": "listen"})
+        await asyncio.gather(
+            public.serve([listener]), admin.serve([_listen_unix(str(self.config.server.path("admin.sock")))])
+        )
+
+    # -- the controller's end ----------------------------------------------------------------------------------
+
+    def _on_controller(self) -> None:
+        self._tell_pilots()
+        self._send_demand()
+
+    def _tell_pilots(self) -> None:
+        self.gateway.wake.send({"kind": "pilots", "pilots": self.gateway.pilots.snapshot()})
+
+    def _on_demand(self, urgent: bool) -> None:
+        if urgent:
+            self._send_demand()
+        else:
+            self._demand_changed.set()
+
+    def _send_demand(self) -> None:
+        self.gateway.wake.send({"kind": "demand", "models": self.gateway.room.demand()})
+
+    async def _tell_demand(self) -> None:
+        while True:
+            await self._demand_changed.wait()
+            self._demand_changed.clear()
+            self._send_demand()
+            await asyncio.sleep(DEMAND_EVERY_S)
+
+    def _on_message(self, message: dict[str, Any]) -> None:
+        if message.get("kind") == "forecast":
+            self.gateway.forecasts.hear(message["models"])
+            for model, data in message["models"].items():
+                if data.get("forecast_error_s") is not None:
+                    metrics.FORECAST_ERROR.labels(model).set(data["forecast_error_s"])
+        elif message.get("kind") == "call":
+            task = asyncio.ensure_future(self._call(message))
+            self._calls.add(task)
+            task.add_done_callback(self._calls.discard)
+
+    async def _call(self, message: dict[str, Any]) -> None:
+        result, error = None, None
+        try:
+            result = await self.gateway.pilots.call(message["job_id"], message["verb"], message.get("args", {}))
+        except FirstError as exc:
+            error = exc.message
+        self.gateway.wake.send({"kind": "reply", "id": message["id"], "result": result, "error": error})
+
+
+def _uvicorn(app: ASGIApp) -> Server:
+    return Server(
+        uvicorn.Config(
+            app,
+            http="httptools",
+            loop="none",
+            lifespan="off",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            log_config=None,
+            ws="none",
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=GRACE_S,
+            backlog=4096,
+        )
+    )
+
+
+def _stop(server: Server) -> None:
+    server.should_exit = True
+
+
+def _listen(config: Config) -> socket.socket:
+    """The public socket, bound before anything else so that a taken port is the first thing that is said."""
+    server = config.server
+    family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((server.host, server.port))
+    except OSError as exc:
+        listener.close()
+        raise ConfigError(f"server.listen: '{server.listen}' cannot be bound: {exc.strerror}") from exc
+    listener.listen(4096)
+    listener.setblocking(False)
+    return listener
+
+
+def _listen_unix(path: str) -> socket.socket:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(path)
+    os.chmod(path, 0o600)
+    listener.setblocking(False)
+    return listener
+
+
+async def _measure_lag() -> None:
+    """Observe how late timers run: what a blocked loop costs everybody."""
+    while True:
+        due = monotonic() + LAG_EVERY_S
+        await asyncio.sleep(LAG_EVERY_S)
+        metrics.LOOP_LAG.observe(max(0.0, monotonic() - due))
+
+
+async def _last_load(loader: Loader) -> None:
+    """Load what the spool still holds; where the database is away it stays there for the next start."""
+    try:
+        await loader.load_once()
+    except FirstError as exc:
+        logger.warning("usage stays in the spool: %s", exc.message, extra={"action": "load"})

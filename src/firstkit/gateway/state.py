@@ -1,0 +1,75 @@
+"""Everything that one gateway process holds, put together once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from firstkit.auth.authenticator import Authenticator, Identity
+from firstkit.config import Config, ResolvedDeployment
+from firstkit.engines.http import EngineClient
+from firstkit.engines.registry import engine_of, external_target
+from firstkit.errors import ModelNotFound
+from firstkit.gateway.forecast import Forecasts
+from firstkit.gateway.pilots import Pilots
+from firstkit.gateway.relay import Relay
+from firstkit.gateway.request import RequestHead, identify
+from firstkit.gateway.waiting import WaitingRoom
+from firstkit.routing.table import Route, RoutingTable
+from firstkit.states import ReplicaState
+from firstkit.store.database import Database
+from firstkit.store.wake import WakeServer
+
+
+@dataclass(slots=True)
+class Gateway:
+    """The parts of a gateway. Routes reach them as ``app.state.gateway``."""
+
+    config: Config
+    db: Database
+    authenticator: Authenticator
+    table: RoutingTable
+    room: WaitingRoom
+    forecasts: Forecasts
+    pilots: Pilots
+    relay: Relay
+    wake: WakeServer
+    started_at: datetime
+
+    def canonical(self, name: str) -> str:
+        """The canonical name of a model; raises ModelNotFound, also for models that the caller may not see."""
+        model = self.table.aliases.get(name)
+        if model is None:
+            raise ModelNotFound(f"The model '{name[:200]}' does not exist or you do not have access to it.")
+        return model
+
+    def capabilities(self, model: str) -> frozenset[str]:
+        """What a model can answer on any of its deployments."""
+        can: frozenset[str] = frozenset()
+        for deployment in self.config.deployments():
+            if deployment.model == model:
+                can |= engine_of(deployment.engine.kind).capabilities(deployment.replica_spec(""))
+        return can
+
+    async def identify(self, head: RequestHead) -> Identity:
+        return await identify(head, self.authenticator)
+
+
+def names(config: Config) -> dict[str, str]:
+    """Every name that clients may use -> the canonical name of the model."""
+    return {name: model for model, entry in config.models.items() for name in (model, *entry.aliases)}
+
+
+def external_route(deployment: ResolvedDeployment) -> Route:
+    """The one, always ready route to a service that somebody else runs."""
+    spec = deployment.replica_spec(f"external-{deployment.name}")
+    return Route(
+        replica_id=spec.replica_id,
+        model=deployment.model,
+        cluster=deployment.cluster,
+        upstream=EngineClient(external_target(deployment.engine)),
+        served_name=deployment.engine.model or deployment.model,
+        max_in_flight=deployment.scale.max_in_flight,
+        state=ReplicaState.READY,
+        capabilities=engine_of(deployment.engine.kind).capabilities(spec),
+    )

@@ -1,0 +1,40 @@
+"""The program that runs on a cluster: pilots, keepers of local jobs, scheduler commands, launchers of engines."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+USAGE = "usage: first-onsite pilot FOLDER | cluster VERB | keep FOLDER LAUNCH | llamacpp-server ...\n"
+
+
+def main() -> int:
+    """Each part imports only what it needs: start-up time is part of every cold start."""
+    part, args = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("", [])
+    if part == "pilot":
+        from firstkit.onsite import pilot
+
+        return pilot.main(args)
+    if part == "cluster":
+        from firstkit.onsite import command
+
+        return command.main(args, runner())
+    if part == "keep":
+        from firstkit.schedulers import keeper
+
+        return keeper.main(args)
+    if part == "llamacpp-server":
+        from firstkit.engines import llamacpp_server
+
+        return llamacpp_server.main(args)
+    sys.stderr.write(USAGE)
+    return 2
+
+
+def runner() -> list[str]:
+    """The command that starts this program: the interpreter and the zipapp (or this file, in a source tree)."""
+    return [sys.executable, "-I", os.path.abspath(sys.argv[0])]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,20 @@
+"""The few statements that SQLite and PostgreSQL both know but SQLAlchemy spells apart."""
+
+from __future__ import annotations
+
+from sqlalchemy import ColumnElement, Table, func
+from sqlalchemy.dialects import postgresql, sqlite
+
+
+def insert_new(table: Table, dialect: str) -> postgresql.Insert | sqlite.Insert:
+    """INSERT that leaves a row alone whose unique key is there already."""
+    if dialect == "postgresql":
+        return postgresql.insert(table).on_conflict_do_nothing()
+    return sqlite.insert(table).on_conflict_do_nothing()
+
+
+def utc_day(at: ColumnElement[object], dialect: str) -> ColumnElement[str]:
+    """The day of a UtcTime column in UTC, as ``YYYY-MM-DD``."""
+    if dialect == "postgresql":
+        return func.to_char(func.timezone("UTC", at), "YYYY-MM-DD")
+    return func.strftime("%Y-%m-%d", at)

@@ -1,0 +1,172 @@
+"""What is read of a body, refused, and sent on."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from firstkit.auth.authenticator import Identity
+from firstkit.errors import ApiError, InvalidRequest
+from firstkit.gateway.call import CHAT, COMPLETIONS, EMBEDDINGS, Call, Patience, check_body, parse_body, patience
+from firstkit.gateway.request import Account, RequestHead
+from firstkit.routing.table import Route
+
+IDENTITY = Identity("u", "user", "p", "prefix", frozenset({"inference"}))
+MESSAGES = b'[{"role": "user", "content": "hi"}]'
+
+
+def call_of(raw: bytes, **changes: Any) -> Call:
+    body = parse_body(raw)
+    model, stream, wants_usage = check_body(body, CHAT)
+    account = Account(IDENTITY, model, CHAT.endpoint, len(raw))
+    return Call(CHAT, model, body, stream, wants_usage, Patience(2, 60), account, 300.0)
+
+
+def route(served_name: str = "m") -> Route:
+    return Route("rep-1", "m", "here", None, served_name, 4)  # type: ignore[arg-type]
+
+
+def test_what_we_do_not_edit_stays_byte_identical() -> None:
+    raw = b'{"model": "m", "messages": %s, "temperature": 1e-1,  "odd":{"a" : 1.0e0, "b":"\\u00e9"}}' % MESSAGES
+    _, sent = call_of(raw).for_route(route())
+    assert b'"odd":{"a" : 1.0e0, "b":"\\u00e9"}' in sent
+    assert b'"temperature":1e-1' in sent
+    assert MESSAGES in sent
+
+
+def test_of_two_equal_keys_the_engine_sees_the_one_that_we_read() -> None:
+    raw = b'{"model": "other", "messages": [], "messages": %s, "model": "m"}' % MESSAGES
+    call = call_of(raw)
+    _, sent = call.for_route(route())
+    assert call.model == "m"
+    assert sent.count(b'"model"') == 1
+    assert sent.count(b'"messages"') == 1
+
+
+def test_usage_is_asked_for_and_hidden() -> None:
+    opening, sent = call_of(b'{"model":"m","stream":true,"messages":%s}' % MESSAGES).for_route(route())
+    assert json.loads(sent)["stream_options"] == {"include_usage": True}
+    assert opening.hide_usage
+
+
+def test_usage_that_the_client_wants_is_not_hidden() -> None:
+    raw = b'{"model":"m","stream":true,"stream_options":{"include_usage":true,"x":1},"messages":%s}' % MESSAGES
+    opening, sent = call_of(raw).for_route(route())
+    assert json.loads(sent)["stream_options"] == {"include_usage": True, "x": 1}
+    assert not opening.hide_usage
+
+
+def test_other_stream_options_are_kept() -> None:
+    raw = b'{"model":"m","stream":true,"stream_options":{"x":1},"messages":%s}' % MESSAGES
+    _, sent = call_of(raw).for_route(route())
+    assert json.loads(sent)["stream_options"] == {"include_usage": True, "x": 1}
+
+
+def test_the_model_gets_the_name_that_the_replica_serves() -> None:
+    _, sent = call_of(b'{"model":"m","messages":%s}' % MESSAGES).for_route(route("gpt-x"))
+    assert json.loads(sent)["model"] == "gpt-x"
+
+
+@pytest.mark.parametrize(
+    ("raw", "param"),
+    [
+        (b'{"messages": [{}]}', "model"),
+        (b'{"model": 3, "messages": [{}]}', "model"),
+        (b'{"model": "m"}', "messages"),
+        (b'{"model": "m", "messages": []}', "messages"),
+        (b'{"model": "m", "messages": "hello"}', "messages"),
+        (b'{"model": "m", "messages": [1]}', "messages"),
+        (b'{"model": "m", "messages": [{}], "stream": "yes"}', "stream"),
+        (b'{"model": "m", "messages": [{}], "max_tokens": -1}', "max_tokens"),
+        (b'{"model": "m", "messages": [{}], "max_tokens": 1.5}', "max_tokens"),
+        (b'{"model": "m", "messages": [{}], "n": 0}', "n"),
+        (b'{"model": "m", "messages": [{}], "stream_options": {"include_usage": true}}', "stream_options"),
+        (b'{"model": "m", "messages": [{}], "stream": true, "stream_options": 1}', "stream_options"),
+        (b'{"model": "m", "messages": [{}], "chat_template": "x"}', "chat_template"),
+        (b'{"model": "m", "messages": [{}], "logits_processors": []}', "logits_processors"),
+        (b'{"model":"m","messages":[{"content":[{"type":"image_url","image_url":{"url":"http://x/"}}]}]}', "messages"),
+        (b'{"model":"m","messages":[{"content":[{"image_url":"file:///etc/passwd"}]}]}', "messages"),
+    ],
+)
+def test_wrong_values_name_the_parameter(raw: bytes, param: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        check_body(parse_body(raw), CHAT)
+    assert caught.value.param == param
+
+
+def test_media_in_data_urls_pass() -> None:
+    raw = (
+        b'{"model":"m","messages":[{"content":[{"type":"image_url","image_url":{"url":"data:image/png;base64,AA"}}]}]}'
+    )
+    check_body(parse_body(raw), CHAT)
+
+
+def test_other_apis_need_their_own_field() -> None:
+    for api in (COMPLETIONS, EMBEDDINGS):
+        with pytest.raises(InvalidRequest) as caught:
+            check_body(parse_body(b'{"model": "m"}'), api)
+        assert caught.value.param == api.required
+    with pytest.raises(InvalidRequest):
+        check_body(parse_body(b'{"model": "m", "input": "x", "stream": true}'), EMBEDDINGS)
+
+
+def test_syntax_errors_name_the_byte() -> None:
+    with pytest.raises(InvalidRequest, match=r"byte 14"):
+        parse_body(b'{"model": "m",}')
+
+
+@pytest.mark.parametrize("raw", [b"", b"[]", b"1", b'"x"', b"\xff", b"[" * 100_000, b'{"a":' * 100_000])
+def test_what_is_no_object_is_a_400(raw: bytes) -> None:
+    with pytest.raises(InvalidRequest):
+        parse_body(raw)
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_read_or_refused(raw: bytes) -> None:
+    try:
+        check_body(parse_body(raw), CHAT)
+    except ApiError as error:
+        assert error.status == 400
+
+
+@given(
+    st.dictionaries(
+        st.text(max_size=8),
+        st.recursive(
+            st.none() | st.booleans() | st.floats(allow_nan=False) | st.text(max_size=8),
+            lambda inner: st.lists(inner, max_size=3),
+            max_leaves=5,
+        ),
+        max_size=4,
+    )
+)
+def test_unknown_fields_reach_the_engine(extra: dict[str, Any]) -> None:
+    body = extra | {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": False}
+    for name in ("max_tokens", "max_completion_tokens", "n", "stream_options"):
+        body.pop(name, None)
+    _, sent = call_of(msgspec.json.encode(body)).for_route(route())
+    assert json.loads(sent) == json.loads(msgspec.json.encode(body))
+
+
+def head(**headers: str) -> RequestHead:
+    return RequestHead("POST", "/v1/x", [(k.replace("_", "-").encode(), v.encode()) for k, v in headers.items()])
+
+
+def test_patience_from_headers() -> None:
+    assert patience(head(), 2, 300) == Patience(2, 300, False)
+    asked = patience(head(x_first_hold="0", x_first_max_wait="12.5", x_first_on_cold="fail"), 2, 300)
+    assert asked == Patience(0, 12.5, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("hold", "-1"), ("hold", "61"), ("max-wait", "x"), ("on-cold", "maybe"), ("max-wait", "nan")]
+)
+def test_patience_that_makes_no_sense(name: str, value: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        patience(head(**{f"x-first-{name}": value}), 2, 300)
+    assert caught.value.param == f"x-first-{name}"

@@ -1,0 +1,45 @@
+"""Every route names its scope; only /health and /ready are open."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from fastapi.routing import APIRoute
+
+from firstkit.gateway.app import build_app
+from firstkit.gateway.identity import OPEN_PATHS, needs
+
+SCOPE_CHECK = needs.__qualname__
+
+
+def all_routes() -> list[APIRoute]:
+    app = build_app(None)  # type: ignore[arg-type]
+    return list(_flat(app.routes))
+
+
+def _flat(routes: Any) -> Any:
+    for route in routes:
+        if isinstance(route, APIRoute):
+            yield route
+        elif hasattr(route, "original_router"):
+            yield from _flat(route.original_router.routes)
+        elif hasattr(route, "routes"):
+            yield from _flat(route.routes)
+
+
+def scopes(route: APIRoute) -> list[str]:
+    found = [dependency.call.__qualname__ for dependency in route.dependant.dependencies if dependency.call]
+    return [name for name in found if name.startswith(SCOPE_CHECK)]
+
+
+def test_open_routes_are_these_two() -> None:
+    routes = all_routes()
+    assert len(routes) >= 10
+    unscoped = {route.path for route in routes if not scopes(route)}
+    assert unscoped == OPEN_PATHS
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/models"])
+def test_api_is_there(path: str) -> None:
+    assert path in {route.path for route in all_routes()}

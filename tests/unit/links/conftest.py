@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+import uvloop
+
+from unit.links.support import Ends
+
+
+def pytest_asyncio_loop_factories(config, item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """A gateway runs on uvloop, a pilot on whatever its Python has."""
+    return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    path = tempfile.mkdtemp(prefix="first-", dir="/tmp")
+    yield Path(path)
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+async def ends(folder: Path) -> AsyncIterator[Ends]:
+    ends = Ends(folder / "gateway.sock")
+    yield ends
+    await ends.close()

@@ -1,0 +1,259 @@
+"""Both ends of a link over a real UNIX socket, with what they talk to replaced by things that remember."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from firstkit.errors import CallFailed, FirstError
+from firstkit.links.frames import Decoder, Frame, FrameType, frame
+from firstkit.links.gateway_end import GatewayLink
+from firstkit.links.messages import (
+    Call,
+    Head,
+    Hello,
+    LinkSpec,
+    Open,
+    Outcome,
+    PilotReport,
+    PilotSpec,
+    Sink,
+    Tail,
+)
+from firstkit.links.pilot_end import PilotLink
+from firstkit.wire import decode, encode
+
+JOB = "job-1"
+LIMIT_S = 10.0
+
+
+async def until(condition: Callable[[], Any], what: str = "the condition") -> None:
+    """Wait until ``condition`` holds; fails after LIMIT_S."""
+    deadline = asyncio.get_running_loop().time() + LIMIT_S
+    while not condition():
+        assert asyncio.get_running_loop().time() < deadline, f"waited too long for {what}"
+        await asyncio.sleep(0.002)
+
+
+def request(body: bytes = b"") -> Open:
+    return Open("rep-1", "POST", "/v1/chat/completions", len(body))
+
+
+class RememberingSink:
+    def __init__(self) -> None:
+        self.head: Head | None = None
+        self.data: list[bytes] = []
+        self.tails: list[Tail] = []
+
+    def on_head(self, head: Head) -> None:
+        assert self.head is None
+        assert not self.data
+        assert not self.tails
+        self.head = head
+
+    def on_data(self, data: bytes) -> None:
+        assert self.head is not None
+        assert not self.tails
+        self.data.append(data)
+
+    def on_tail(self, tail: Tail) -> None:
+        self.tails.append(tail)
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(self.data)
+
+    async def tail(self) -> Tail:
+        await until(lambda: self.tails, "a tail")
+        assert len(self.tails) == 1
+        return self.tails[0]
+
+
+class ManualExchange:
+    """A request at the pilot that the test answers by hand. ``answers_cancel``: gives a tail when cancelled."""
+
+    def __init__(self, request: Open, body: bytes, sink: Sink, answers_cancel: bool) -> None:
+        self.request = request
+        self.body = body
+        self.sink = sink
+        self.answers_cancel = answers_cancel
+        self.news: list[str] = []
+
+    def cancel(self) -> None:
+        self.news.append("cancel")
+        if self.answers_cancel:
+            self.sink.on_tail(Tail(Outcome.CANCELLED, duration_s=1.0))
+
+    def pause(self) -> None:
+        self.news.append("pause")
+
+    def resume(self) -> None:
+        self.news.append("resume")
+
+
+class RememberingService:
+    """A pilot's service. ``answer`` is called with each new exchange; without it the test answers by hand."""
+
+    def __init__(self) -> None:
+        self.exchanges: list[ManualExchange] = []
+        self.answer: Callable[[ManualExchange], None] | None = None
+        self.answers_cancel = True
+        self.reports = 0
+        self.job_id = JOB
+
+    def open(self, request: Open, body: bytes, sink: Sink) -> ManualExchange:
+        exchange = ManualExchange(request, body, sink, self.answers_cancel)
+        self.exchanges.append(exchange)
+        if self.answer is not None:
+            asyncio.get_running_loop().call_soon(self.answer, exchange)
+        return exchange
+
+    async def call(self, call: Call) -> Any:
+        if call.verb == "fail":
+            raise CallFailed("No such replica.")
+        if call.verb == "break":
+            raise KeyError("a canary")
+        if call.verb == "hang":
+            await asyncio.sleep(LIMIT_S * 2)
+        if call.verb == "large":
+            return "x" * 300_000
+        return {"verb": call.verb, **call.args}
+
+    def report(self) -> PilotReport:
+        self.reports += 1
+        return PilotReport(self.job_id, free_cpus=self.reports)
+
+    async def exchange(self, index: int = 0) -> ManualExchange:
+        await until(lambda: len(self.exchanges) > index, "an exchange")
+        return self.exchanges[index]
+
+
+class RememberingOwner:
+    """Owner of the gateway's links. ``reason``: why everybody is refused, or the error that admission raises."""
+
+    def __init__(self) -> None:
+        self.reason: str | Exception | None = None
+        self.hellos: list[Hello] = []
+        self.reports: list[PilotReport] = []
+        self.up: list[GatewayLink] = []
+        self.lost: list[GatewayLink] = []
+        self.may_admit = asyncio.Event()
+        self.may_admit.set()
+
+    async def admit(self, hello: Hello) -> str | None:
+        self.hellos.append(hello)
+        await self.may_admit.wait()
+        if isinstance(self.reason, Exception):
+            raise self.reason
+        return self.reason
+
+    def on_report(self, link: GatewayLink, report: PilotReport) -> None:
+        assert link.is_up
+        self.reports.append(report)
+        if link not in self.up:
+            self.up.append(link)
+
+    def on_lost(self, link: GatewayLink) -> None:
+        assert not link.is_up
+        assert link not in self.lost
+        self.lost.append(link)
+
+
+class Peer(asyncio.Protocol):
+    """Somebody who dials the gateway and sends what the test wants."""
+
+    def __init__(self) -> None:
+        self.decoder = Decoder()
+        self.frames: list[Frame] = []
+        self.is_gone = False
+        self.transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.frames += self.decoder.feed(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.is_gone = True
+
+    def send(self, kind: FrameType, number: int, message: Any = b"") -> None:
+        self.transport.write(frame(kind, number, message if isinstance(message, bytes) else encode(message)))
+
+    def got(self, kind: FrameType) -> list[bytes]:
+        return [payload for each, _, payload in self.frames if each is kind]
+
+    def message(self, cls: type, kind: FrameType) -> Any:
+        return decode(cls, self.got(kind)[-1])
+
+
+class Ends:
+    """A gateway that listens, pilots that dial it, and peers of any kind."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.owner = RememberingOwner()
+        self.service = RememberingService()
+        self.made: list[GatewayLink] = []
+        self.server: asyncio.AbstractServer | None = None
+        self._pilots: list[tuple[PilotLink, asyncio.Task[None]]] = []
+        self._peers: list[Peer] = []
+
+    async def listen(self, **times: float) -> None:
+        def make() -> GatewayLink:
+            self.made.append(GatewayLink(self.owner, **times))
+            return self.made[-1]
+
+        self.path.unlink(missing_ok=True)
+        self.server = await asyncio.get_running_loop().create_unix_server(make, str(self.path))
+
+    def dial(self, **times: Any) -> PilotLink:
+        spec = PilotSpec(JOB, "local", LinkSpec("socket", str(self.path)), enrolment_token="token-1")
+        pilot = PilotLink(spec, self.service, **{"redial_s": (0.01, 0.02), "refused_s": 0.05, **times})
+        self._pilots.append((pilot, asyncio.get_running_loop().create_task(pilot.run())))
+        return pilot
+
+    async def link(self, **times: Any) -> GatewayLink:
+        """Both ends, up."""
+        await self.listen(**times)
+        self.dial()
+        await until(lambda: self.owner.up, "the link")
+        return self.owner.up[0]
+
+    async def peer(self) -> Peer:
+        _, peer = await asyncio.get_running_loop().create_unix_connection(Peer, str(self.path))
+        self._peers.append(peer)
+        return peer
+
+    async def admitted_peer(self) -> Peer:
+        peer = await self.peer()
+        peer.send(FrameType.HELLO, 0, Hello(1, "1.0", JOB, "secret"))
+        await until(lambda: peer.got(FrameType.HELLO), "the gateway's hello")
+        return peer
+
+    async def stop_gateway(self) -> None:
+        assert self.server is not None
+        self.server.close()
+        for link in self.made:
+            link.close()
+        await until(lambda: all(link.has_ended for link in self.made))
+        self.server = None
+
+    async def close(self) -> None:
+        for pilot, _ in self._pilots:
+            pilot.close()
+        for _, task in self._pilots:
+            await asyncio.wait_for(task, LIMIT_S)
+        for peer in self._peers:
+            peer.transport.abort()
+        if self.server is not None:
+            await self.stop_gateway()
+        await until(lambda: all(peer.is_gone for peer in self._peers))
+        await asyncio.sleep(0)
+
+
+class AdmissionFault(FirstError):
+    """The database is away."""
