@@ -58,53 +58,46 @@ class KeyInfo:
         return "expired" if self.expires_at is not None and self.expires_at <= now() else "living"
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class NewKey:
-    """A key at the one moment when its text exists; it can never be shown again."""
-
-    info: KeyInfo
-    text: str
-
-
 def parse_key(text: str) -> str | None:
     """The prefix of a well-formed key, None for anything else."""
     match = _KEY.fullmatch(text)
     return match[1] if match else None
 
 
-async def create_key(
+async def create(
     db: Database,
     name: str,
     *,
     user: str,
     project: str = "default",
-    scopes: Iterable[Scope] = (Scope.INFERENCE,),
+    scopes: Iterable[str] = (Scope.INFERENCE.value,),
     expires_in_s: float | None = None,
-    actor: str,
+    actor: str | None = None,
     held: frozenset[str] = ALL_SCOPES,
-) -> NewKey:
-    """Make a key for ``user``, charged to ``project``; both are made when they are new.
+) -> str:
+    """Make a key for ``user``, charged to ``project`` (both are made when they are new), and return its text.
 
-    ``held``: the scopes of whoever asks. Raises InvalidRequest for a bad name, KeyNameTaken, Forbidden.
+    The text exists only here: it can never be shown again. ``actor`` is who does this (``user`` where nobody is
+    named), ``held`` are the scopes of whoever does. Raises InvalidRequest, KeyNameTaken, Forbidden.
     """
-    wanted = tuple(sorted(set(scopes), key=list(Scope).index))
     _check_names(name=name, user=user, project=project)
-    if not wanted or (expires_in_s is not None and expires_in_s <= 0):
-        raise InvalidRequest("A key needs at least one scope, and an expiry in the future.")
+    if expires_in_s is not None and not 0 < expires_in_s < 36525 * 86400:
+        raise InvalidRequest("A key must expire in the future, within 100 years.", param="expires")
+    wanted = _scopes(scopes)
     check_grant(wanted, held)
     at = now()
     expires_at = None if expires_in_s is None else at + timedelta(seconds=expires_in_s)
     prefix = new_secret()[:12]
     text = f"first-{prefix}-{new_secret()}"
-    info = KeyInfo(prefix, name, user, project, tuple(s.value for s in wanted), at, expires_at, None)
+    info = KeyInfo(prefix, name, user, project, tuple(scope.value for scope in wanted), at, expires_at, None)
     try:
         async with db.begin() as conn:
-            await _free_expired_name(conn, name, actor)
+            await _free_expired_name(conn, name, actor or user)
             await _insert_key(conn, info, digest(text))
-            await _audit(conn, actor, "key.create", info)
-    except IntegrityError as exc:
-        raise KeyNameTaken(f"A living key has the name '{name}' already; revoke it or choose another name.") from exc
-    return NewKey(info, text)
+            await _audit(conn, actor or user, "key.create", info)
+    except IntegrityError:
+        raise KeyNameTaken(f"A living key has the name '{name}' already; revoke it or choose another name.") from None
+    return text
 
 
 async def list_keys(db: Database, *, include_dead: bool = False) -> list[KeyInfo]:
@@ -118,7 +111,7 @@ async def list_keys(db: Database, *, include_dead: bool = False) -> list[KeyInfo
         return [_info(row) for row in await conn.execute(query)]
 
 
-async def revoke_key(db: Database, name_or_prefix: str, *, actor: str) -> KeyInfo:
+async def revoke(db: Database, name_or_prefix: str, *, actor: str) -> KeyInfo:
     """End a key by its name, its prefix or its whole text; raises KeyNotFound, InvalidRequest when two fit."""
     match = _PREFIX.fullmatch(name_or_prefix)
     prefix = parse_key(name_or_prefix) or (match[1] if match else name_or_prefix)
@@ -130,6 +123,16 @@ async def revoke_key(db: Database, name_or_prefix: str, *, actor: str) -> KeyInf
         if not found:
             raise KeyNotFound
         return await _revoke(conn, found[0], actor)
+
+
+def _scopes(names: Iterable[str]) -> list[Scope]:
+    """The scopes of that name, each once, in a fixed order; raises InvalidRequest for none and for unknown ones."""
+    wanted = set(names)
+    unknown = wanted - ALL_SCOPES
+    if unknown or not wanted:
+        allowed = ", ".join(scope.value for scope in Scope)
+        raise InvalidRequest(f"A key needs one or more of these scopes: {allowed}.", param="scopes")
+    return [scope for scope in Scope if scope in wanted]
 
 
 def _check_names(**names: str) -> None:

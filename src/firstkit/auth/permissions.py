@@ -17,7 +17,7 @@ class Scope(str, Enum):
     ADMIN = "admin"
 
 
-ALL_SCOPES = frozenset(Scope)
+ALL_SCOPES: frozenset[str] = frozenset(scope.value for scope in Scope)
 
 
 @dataclass(frozen=True, slots=True)

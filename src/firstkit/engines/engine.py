@@ -36,7 +36,7 @@ class ReplicaSpec:
     engine: EngineSpec
     weights: Optional[str] = None
     args: dict[str, Any] = field(default_factory=dict)
-    needs: Resources = Resources()
+    needs: Resources = field(default_factory=Resources)
     max_in_flight: int = 8
     load_timeout_s: float = 1800.0
 
@@ -76,11 +76,13 @@ class Habits:
 
     ``keeps_alive``: a connection may be used again after a plain answer. ``closes_after_stream``: it may not be after
     a stream, whatever its headers say. ``usage_on_request``: ``stream_options.include_usage`` yields a usage chunk.
+    ``keep_s``: a connection that was idle for longer is taken for closed (servers here close after 5 s).
     """
 
     keeps_alive: bool = True
     closes_after_stream: bool = False
     usage_on_request: bool = True
+    keep_s: float = 4.0
 
 
 @dataclass(frozen=True)

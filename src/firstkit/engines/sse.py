@@ -11,7 +11,7 @@ _BLANK_LINE = re.compile(rb"\r?\n\r?\n")
 _LONGEST_BLANK = 4
 
 
-class EventTooLong(Exception):  # noqa: N818 - a noun, as all our errors
+class EventTooLong(Exception):
     """An event is longer than any that an engine has reason to send."""
 
 

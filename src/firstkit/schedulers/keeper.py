@@ -12,6 +12,7 @@ import sys
 import time
 from typing import NoReturn, Optional
 
+from firstkit.errors import SchedulerSilent
 from firstkit.schedulers.processes import become_subreaper, die_with_parent, kill_descendants, own_identity
 from firstkit.schedulers.records import FINAL, KEEPER, LOG, Final, Grant, JobRecord, Keeper, Order, load, locked
 from firstkit.states import JobState
@@ -217,8 +218,11 @@ def _start_others(state_dir: str, grant: Grant) -> None:
     from firstkit.schedulers.local import LocalScheduler
 
     scheduler = LocalScheduler(state_dir, grant.machine, grant.keep, os.environ)
-    with scheduler.lock():
-        scheduler.start_waiting()
+    try:
+        with scheduler.lock():
+            scheduler.start_waiting()
+    except SchedulerSilent as exc:
+        os.write(2, f"waiting jobs are left to the next poll: {exc.message}\n".encode())
 
 
 if __name__ == "__main__":

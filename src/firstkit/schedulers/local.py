@@ -167,7 +167,7 @@ class LocalScheduler:
         return _end(job, JobState.FAILED, "keeper died: the process that kept the job was killed")
 
     def _load_all(self) -> list[JobRecord]:
-        return [load(entry.path) for entry in os.scandir(self._jobs) if entry.is_dir()]
+        return [load(entry.path) for entry in os.scandir(self._jobs) if entry.name.startswith("job-")]
 
     def _without_the_old(self, job: JobRecord) -> Optional[JobRecord]:
         """None, and the folder removed, a day after the end when somebody saw that end at least an hour ago."""

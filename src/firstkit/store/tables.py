@@ -110,13 +110,13 @@ api_keys = Table(
     Column("expires_at", UtcTime),
     Column("revoked_at", UtcTime),
 )
-# One name for one living key; a revoked name may be used again.
+# One name for one living key; a revoked name may be used again. On PostgreSQL the index has the same condition: the
+# migration says so, and saying it here would import that dialect, 30 ms of every command.
 Index(
     "uq_api_keys_living_name",
     api_keys.c.name,
     unique=True,
     sqlite_where=api_keys.c.revoked_at.is_(None),
-    postgresql_where=api_keys.c.revoked_at.is_(None),
 )
 
 jobs = Table(

@@ -13,7 +13,7 @@ SLICE_S = 0.02
 MAX_BODY_BYTES = 64 * 1024 * 1024
 
 
-class ClientGone(Exception):  # noqa: N818 - a noun, as all our errors
+class ClientGone(Exception):
     """The client closed the connection before the answer was whole."""
 
 

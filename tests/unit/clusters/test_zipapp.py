@@ -1,4 +1,5 @@
 import ast
+import importlib.util
 import io
 import multiprocessing
 import stat
@@ -6,8 +7,6 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
-
-import pytest
 
 from firstkit.clusters.zipapp import build, content_hash, install, sources
 
@@ -64,25 +63,19 @@ def test_many_may_install_at_once(tmp_path: Path) -> None:
     assert list((tmp_path / "bin").iterdir()) == [paths[0]]
 
 
-@pytest.mark.parametrize("flags", [["-I"], ["-I", "-S"]])
-def test_it_runs_from_byte_code_of_this_interpreter(tmp_path: Path, flags: list[str]) -> None:
-    result = subprocess.run(
-        [sys.executable, "-v", *flags, str(install(tmp_path)), "cluster", "poll"],
-        input=b"{}",
-        capture_output=True,
-        timeout=30,
-    )
-    assert b'"state_dir: missing"' in result.stdout
-    assert b"onsite/command.pyc" in result.stderr
-    assert b"onsite/command.py\n" not in result.stderr
-
-
-def test_other_interpreters_fall_back_to_the_sources(tmp_path: Path) -> None:
-    files = sources()
-    data = build(files).replace(__import__("importlib.util").util.MAGIC_NUMBER, b"\x00\x00\r\n")
-    path = tmp_path / "first.pyz"
-    path.write_bytes(data)
-    result = subprocess.run(
-        [sys.executable, "-I", str(path), "cluster", "poll"], input=b"{}", capture_output=True, timeout=30
-    )
-    assert b'"state_dir: missing"' in result.stdout
+def test_this_interpreter_runs_the_byte_code_and_others_the_sources(tmp_path: Path) -> None:
+    own = build(sources())
+    foreign = own.replace(importlib.util.MAGIC_NUMBER, b"\x00\x00\r\n")
+    script = "import sys; sys.path.insert(0, sys.argv[1]); import firstkit.onsite.command as c; print(c.__file__)"
+    for data, name in ((own, b"command.pyc"), (foreign, b"command.py")):
+        path = tmp_path / "first.pyz"
+        path.write_bytes(data)
+        result = subprocess.run(
+            [sys.executable, "-I", "-c", script, str(path)], capture_output=True, check=False, timeout=30
+        )
+        assert result.stdout.strip().rpartition(b"/")[2] == name
+        run = [sys.executable, "-I", str(path), "cluster", "poll"]
+        assert (
+            b"state_dir: missing"
+            in subprocess.run(run, input=b"{}", capture_output=True, check=False, timeout=30).stdout
+        )

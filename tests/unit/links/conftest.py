@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvloop
@@ -26,6 +27,9 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture
 async def ends(folder: Path) -> AsyncIterator[Ends]:
+    faults: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
     ends = Ends(folder / "gateway.sock")
     yield ends
     await ends.close()
+    assert faults == [], "nothing may be raised into the loop"

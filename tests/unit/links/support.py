@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from firstkit.errors import CallFailed, FirstError
 from firstkit.links.frames import Decoder, Frame, FrameType, frame
@@ -171,8 +171,7 @@ class Peer(asyncio.Protocol):
         self.transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
         self.frames += self.decoder.feed(data)
@@ -255,5 +254,5 @@ class Ends:
         await asyncio.sleep(0)
 
 
-class AdmissionFault(FirstError):
+class AdmissionError(FirstError):
     """The database is away."""

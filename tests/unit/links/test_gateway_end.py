@@ -22,7 +22,7 @@ from firstkit.links.messages import (
     Usage,
 )
 from firstkit.wire import encode, to_dict
-from unit.links.support import JOB, AdmissionFault, Ends, Peer, RememberingSink, request, until
+from unit.links.support import JOB, AdmissionError, Ends, Peer, RememberingSink, request, until
 
 HELLO = Hello(PROTOCOL, "1.0", JOB, "secret", "token")
 
@@ -54,13 +54,13 @@ async def test_versions_further_away_are_refused(ends: Ends, protocol: int) -> N
     assert ends.owner.hellos == []
 
 
-@pytest.mark.parametrize("reason", ["unknown job", AdmissionFault(), ValueError("a canary")])
+@pytest.mark.parametrize("reason", ["unknown job", AdmissionError(), ValueError("a canary")])
 async def test_a_refused_hello_is_told_why(ends: Ends, reason: str | Exception) -> None:
     await ends.listen()
     ends.owner.reason = reason
     peer = await ends.peer()
     peer.send(FrameType.HELLO, 0, HELLO)
-    words = {str: "unknown job", AdmissionFault: "The database is away.", ValueError: "the gateway failed"}
+    words = {str: "unknown job", AdmissionError: "The database is away.", ValueError: "the gateway failed"}
     await refused(peer, "refused", words[type(reason)])
     assert ends.owner.lost == []
 
@@ -75,14 +75,18 @@ async def test_only_a_hello_comes_first(ends: Ends) -> None:
     assert ends.owner.hellos == []
 
 
-async def test_nothing_may_follow_the_hello_until_it_is_answered(ends: Ends) -> None:
+@pytest.mark.parametrize(
+    ("kind", "message"), [(FrameType.CALL, Call("report", to_dict(PilotReport(JOB)))), (FrameType.HELLO, HELLO)]
+)
+async def test_nothing_may_follow_the_hello_until_it_is_answered(ends: Ends, kind: FrameType, message: object) -> None:
     await ends.listen()
     ends.owner.may_admit.clear()
     peer = await ends.peer()
     peer.send(FrameType.HELLO, 0, HELLO)
     await until(lambda: ends.owner.hellos)
-    peer.send(FrameType.CALL, 0, Call("report", to_dict(PilotReport(JOB))))
+    peer.send(kind, 0, message)
     await refused(peer, "protocol", "before the hellos")
+    assert ends.owner.hellos == [HELLO]
     ends.owner.may_admit.set()
     await asyncio.sleep(0)
     assert not ends.made[0].is_up
@@ -114,6 +118,27 @@ async def test_a_hello_has_to_come_in_time(ends: Ends) -> None:
     peer = await ends.peer()
     peer.transport.write(frame(FrameType.HELLO, 0, encode(HELLO))[:-1])
     await until(lambda: peer.is_gone, "the end of the link")
+
+
+async def test_admission_may_take_longer_than_the_hello(ends: Ends) -> None:
+    await ends.listen(hello_s=0.05)
+    ends.owner.may_admit.clear()
+    peer = await ends.peer()
+    peer.send(FrameType.HELLO, 0, HELLO)
+    await asyncio.sleep(0.15)
+    ends.owner.may_admit.set()
+    await until(lambda: peer.got(FrameType.HELLO), "the hello")
+
+
+async def test_pauses_are_told_once(ends: Ends) -> None:
+    await ends.listen()
+    peer = await ends.admitted_peer()
+    exchange = ends.made[0].open(request(), b"", RememberingSink())
+    for step in (exchange.resume, exchange.pause, exchange.pause, exchange.resume, exchange.resume, exchange.cancel):
+        step()
+    await until(lambda: peer.got(FrameType.RESET))
+    sent = [FrameType.OPEN, FrameType.PAUSE, FrameType.RESUME, FrameType.RESET]
+    assert [kind for kind, number, _ in peer.frames if number == 1] == sent
 
 
 @pytest.mark.parametrize(
@@ -238,7 +263,7 @@ async def test_calls_that_nobody_answers(ends: Ends) -> None:
     await ends.listen()
     peer = await ends.admitted_peer()
     link = ends.made[0]
-    with pytest.raises(CallFailed, match="did not answer 'status' within 0.05 s"):
+    with pytest.raises(CallFailed, match=r"did not answer 'status' within 0\.05 s"):
         await link.call("status", timeout_s=0.05)
     peer.send(FrameType.REPLY, 1, Reply("late"))
     waiting = asyncio.ensure_future(link.call("status"))

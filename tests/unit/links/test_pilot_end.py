@@ -322,6 +322,7 @@ async def test_a_gateway_that_does_not_greet_is_left(ends: Ends, data: bytes) ->
         frame(FrameType.HELLO, 0, encode(Hello(PROTOCOL, "1.0"))),
         frame(FrameType.BODY, 2, b"x"),
         frame(FrameType.BODY, 1, b"more than announced"),
+        frame(FrameType.OPEN, 2, encode(request(b"12"))) + frame(FrameType.BODY, 2, b"123"),
         frame(FrameType.OPEN, 1, encode(request())),
         frame(FrameType.OPEN, 2, encode(Open("rep-1", "POST", "/", -1))),
         frame(FrameType.DATA, 1, b"x"),

@@ -1,0 +1,171 @@
+"""From the spool to the ledger: each request once, whoever dies when; and whether an engine's numbers can be true."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
+
+from firstkit.accounting.spool import BAD_LINES, OpenEntry, Spool, UsageEntry, lines_of, read_line
+from firstkit.errors import StoreUnavailable
+from firstkit.links.messages import Usage
+from firstkit.store.database import Database
+from firstkit.store.sql import insert_new
+from firstkit.store.tables import usage as usage_table
+
+logger = logging.getLogger("firstkit.accounting")
+EVERY_S = 1.0
+LONGEST_PAUSE_S = 30.0
+CHUNK_LINES = 100
+"""Lines that are read, decoded (in a thread, holding the interpreter for half a millisecond) and committed together."""
+BATCH_ROWS = 25
+"""Rows of one statement: the event loop is not held for longer than a millisecond by preparing it."""
+BYTES_PER_TOKEN = 4
+FRAMING_EVENTS = 3
+"""Events of a stream without a single token: the role, the finish reason, the usage."""
+_COLUMNS = tuple(column.name for column in usage_table.columns)
+
+
+def plausible(usage: Usage, relayed_bytes: int, events: int = 0) -> Usage:
+    """``usage`` where what was relayed allows it, else our own estimate, flagged as one.
+
+    ``events``: those of a stream that were relayed, 0 where it is not known. No token is shorter than a byte, so more
+    completion tokens than bytes were never delivered; and a stream of more than its framing holds some.
+    """
+    is_too_much = usage.completion_tokens > relayed_bytes
+    is_too_little = usage.completion_tokens == 0 and events > FRAMING_EVENTS
+    if not is_too_much and not is_too_little and min(usage.prompt_tokens, usage.completion_tokens) >= 0:
+        return usage
+    estimate = min(relayed_bytes, events) or -(-relayed_bytes // BYTES_PER_TOKEN)
+    return Usage(max(0, usage.prompt_tokens), estimate, estimated=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A row for the ledger, and the line that it came from."""
+
+    line: bytes
+    values: dict[str, Any]
+
+
+class Loader:
+    """Moves the lines of a spool to the ledger. ``malformed`` counts lines that were put aside in usage-bad.jsonl."""
+
+    def __init__(self, spool: Spool, db: Database) -> None:
+        self._spool = spool
+        self._db = db
+        self._turn = asyncio.Lock()
+        self.malformed = 0
+
+    async def recover(self) -> int:
+        """Close every request that a dead gateway left open, as lost; to be called once, before the first request.
+
+        Returns how many they were. Needs no database, and may itself be killed at any point and run again.
+        """
+        open_ends = await asyncio.to_thread(_open_ends, self._spool.full_segments())
+        for opened in open_ends:
+            self._spool.ended(UsageEntry.lost(opened))
+        if open_ends:
+            logger.warning("closed %d requests as lost", len(open_ends), extra={"action": "recover"})
+        return len(open_ends)
+
+    async def load_once(self) -> int:
+        """Load what the spool holds; returns how many requests that were. Raises StoreUnavailable, losing nothing."""
+        async with self._turn:
+            loaded = await self._load_full_segments()
+            self._spool.flush()
+            if self._spool.has_usage:
+                self._spool.rotate()
+                loaded += await self._load_full_segments()
+            return loaded
+
+    async def run(self) -> None:
+        """Load every second, for ever; while the store or the disk refuses, ever more seldom."""
+        pause_s = EVERY_S
+        while True:
+            await asyncio.sleep(pause_s)
+            try:
+                await self.load_once()
+                pause_s = EVERY_S
+            except (StoreUnavailable, OSError) as exc:
+                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+                logger.warning(
+                    "usage stays in the spool for now: %s", exc, extra={"action": "load", "pause_s": pause_s}
+                )
+
+    async def _load_full_segments(self) -> int:
+        return sum([await self._load(path) for path in self._spool.full_segments()])
+
+    async def _load(self, path: Path) -> int:
+        """Load one file and remove it after the COMMIT: a crash between the two only loads it again, for nothing."""
+        lines, loaded = lines_of(path), 0
+        while chunk := await asyncio.to_thread(lambda: list(islice(lines, CHUNK_LINES))):
+            rows, bad = await asyncio.to_thread(_rows, chunk)
+            bad += await self._insert(rows)
+            await asyncio.to_thread(self._put_aside, bad)
+            loaded += len(rows)
+        await asyncio.to_thread(path.unlink)
+        return loaded
+
+    async def _insert(self, rows: list[_Row]) -> list[bytes]:
+        """Insert ``rows``; when the database will not have one of them, each alone. Returns the lines of those."""
+        if not rows:
+            return []
+        statement = insert_new(usage_table, self._db.dialect)
+        try:
+            async with self._db.begin() as conn:
+                for first in range(0, len(rows), BATCH_ROWS):
+                    await conn.execute(statement, [row.values for row in rows[first : first + BATCH_ROWS]])
+        except (IntegrityError, DataError):
+            if len(rows) == 1:
+                return [rows[0].line]
+            return [line for row in rows for line in await self._insert([row])]
+        except SQLAlchemyError as exc:  # a missing table or privilege says nothing against the lines
+            raise StoreUnavailable("The ledger does not take usage.") from exc
+        return []
+
+    def _put_aside(self, lines: list[bytes]) -> None:
+        """Keep lines that will never load where somebody can look at them."""
+        if not lines:
+            return
+        self.malformed += len(lines)
+        logger.error("put aside %d malformed lines of usage", len(lines), extra={"action": "put-aside"})
+        try:
+            with open(self._spool.folder / BAD_LINES, "ab", opener=_private) as file:
+                file.write(b"\n".join(lines) + b"\n")
+        except OSError as exc:
+            raise StoreUnavailable("Malformed lines of usage cannot be put aside.") from exc
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _rows(lines: list[bytes]) -> tuple[list[_Row], list[bytes]]:
+    """The rows that ``lines`` hold, and the lines that are malformed."""
+    entries = [(line, read_line(line)) for line in lines]
+    rows = [_Row(line, _values(entry)) for line, entry in entries if isinstance(entry, UsageEntry)]
+    return rows, [line for line, entry in entries if entry is None]
+
+
+def _values(entry: UsageEntry) -> dict[str, Any]:
+    return {name: getattr(entry, name) for name in _COLUMNS}
+
+
+def _open_ends(segments: list[Path]) -> list[OpenEntry]:
+    """The requests that were opened and not ended in ``segments``."""
+    found: dict[str, OpenEntry] = {}
+    for path in segments:
+        for line in lines_of(path):
+            entry = read_line(line)
+            if isinstance(entry, OpenEntry):
+                found[entry.request_id] = entry
+            elif entry is not None:
+                found.pop(entry.request_id, None)
+    return list(found.values())

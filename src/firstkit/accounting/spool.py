@@ -1,0 +1,237 @@
+"""The spool: one line appended to a file for each request that was opened or ended, before its answer is complete.
+
+A line is one ``write`` to an O_APPEND file, so that a gateway that is killed loses none; it is not synced to the disk,
+so that a host that loses power may lose those of the last seconds. Files are called ``usage-<n>.jsonl``, only the
+newest is written to, and one gateway owns the folder.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import re
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from firstkit.errors import ConfigError, StoreUnavailable
+from firstkit.links.messages import Outcome
+
+_SEGMENT = re.compile(r"usage-(\d+)\.jsonl")
+BAD_LINES = "usage-bad.jsonl"
+
+# What the ledger's columns take: a line beyond that is malformed, and must not block the lines behind it.
+_Id = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[^\x00]*$")]
+_Prefix = Annotated[str, Meta(max_length=32, pattern=r"^[^\x00]*$")]
+_Model = Annotated[str, Meta(max_length=300, pattern=r"^[^\x00]*$")]
+_Endpoint = Annotated[str, Meta(max_length=100, pattern=r"^[^\x00]*$")]
+_Cluster = Annotated[str, Meta(max_length=200, pattern=r"^[^\x00]*$")]
+_Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+_Time = Annotated[datetime, Meta(tz=True)]
+_Ending = Literal["complete", "rejected", "failed", "timeout", "cancelled", "lost"]
+
+
+class OpenEntry(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="open"):
+    """Work on a request is about to be given out. ``prompt_bytes``: size of what was sent to be read."""
+
+    request_id: _Id
+    at: _Time
+    user_id: _Id
+    project_id: _Id
+    key_prefix: _Prefix
+    model: _Model
+    endpoint: _Endpoint
+    prompt_bytes: _Count
+
+
+class UsageEntry(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="usage"):
+    """A row of the ledger: how a request ended and what it used. Times in seconds."""
+
+    request_id: _Id
+    at: _Time
+    user_id: _Id
+    project_id: _Id
+    key_prefix: _Prefix
+    model: _Model
+    endpoint: _Endpoint
+    cluster: _Cluster | None
+    replica_id: _Id | None
+    outcome: _Ending
+    prompt_tokens: _Count
+    completion_tokens: _Count
+    estimated: bool
+    queue_s: float
+    ttft_s: float | None
+    duration_s: float
+
+    @classmethod
+    def lost(cls, opened: OpenEntry) -> UsageEntry:
+        """The end of a request that nobody saw end: the prompt estimated at four bytes a token, nothing delivered."""
+        return cls(
+            request_id=opened.request_id,
+            at=opened.at,
+            user_id=opened.user_id,
+            project_id=opened.project_id,
+            key_prefix=opened.key_prefix,
+            model=opened.model,
+            endpoint=opened.endpoint,
+            cluster=None,
+            replica_id=None,
+            outcome=Outcome.LOST.value,
+            prompt_tokens=-(-opened.prompt_bytes // 4),
+            completion_tokens=0,
+            estimated=True,
+            queue_s=0.0,
+            ttft_s=None,
+            duration_s=0.0,
+        )
+
+
+Entry = OpenEntry | UsageEntry
+_encoder = msgspec.json.Encoder()
+_decoder: msgspec.json.Decoder[Entry] = msgspec.json.Decoder(Entry)
+
+
+def read_line(line: bytes) -> Entry | None:
+    """The entry of one line; None when it is torn or malformed."""
+    try:
+        return _decoder.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+class Spool:
+    """The spool in ``folder`` (made 0700), owned until ``close`` or the end of the process.
+
+    Raises ConfigError when another process owns it, StoreUnavailable when the disk refuses. Not for several threads.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._open: dict[str, bytes] = {}
+        self._unwritten: list[bytes] = []
+        self._is_torn = False
+        self.has_usage = False
+        """Whether the newest file holds a line for the ledger."""
+        with _disk_refusals():
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = _lock(folder / "lock")
+            self._number = max((number for number, _ in _segments(folder)), default=0)
+            self._descriptor = self._next_segment()
+
+    def __len__(self) -> int:
+        """How many requests are open."""
+        return len(self._open)
+
+    def opened(self, entry: OpenEntry) -> None:
+        """Note that work on a request begins; raises StoreUnavailable, and then it must not begin."""
+        line = _encoder.encode(entry) + b"\n"
+        self.flush()
+        self._write(line)
+        self._open[entry.request_id] = line
+
+    def ended(self, entry: UsageEntry) -> None:
+        """Note how a request ended.
+
+        When the disk refuses, StoreUnavailable is raised, and the line is kept and written before any later one:
+        the caller need not, and must not, hand it in again.
+        """
+        self._unwritten.append(_encoder.encode(entry) + b"\n")
+        self._open.pop(entry.request_id, None)
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what the disk refused before; raises StoreUnavailable when it still refuses."""
+        while self._unwritten:
+            self._write(self._unwritten[0])
+            del self._unwritten[0]
+            self.has_usage = True
+
+    def rotate(self) -> None:
+        """Begin a new file, with the lines of open requests carried over: older files may go once they are loaded."""
+        self.flush()
+        with _disk_refusals():
+            old, self._descriptor = self._descriptor, self._next_segment()
+            os.close(old)
+        self.has_usage = False
+        self._is_torn = False
+
+    def full_segments(self) -> list[Path]:
+        """The files that will not be written to any more, oldest first."""
+        return [path for number, path in _segments(self.folder) if number < self._number]
+
+    def close(self) -> None:
+        """Give the spool up for another process to own."""
+        os.close(self._descriptor)
+        os.close(self._lock)
+
+    def _next_segment(self) -> int:
+        """A new file that holds the lines of all open requests; nothing has changed when the disk refuses."""
+        path = self.folder / f"usage-{self._number + 1}.jsonl"
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        descriptor = os.open(path, flags, 0o600)
+        try:
+            _write_whole(descriptor, b"".join(self._open.values()))
+        except OSError:
+            os.close(descriptor)
+            path.unlink()
+            raise
+        self._number += 1
+        return descriptor
+
+    def _write(self, line: bytes) -> None:
+        """One write; a part of a line that was written is cut off again, or else ended by the next line."""
+        if self._is_torn:
+            line = b"\n" + line
+        self._is_torn = True
+        with _disk_refusals():
+            _write_whole(self._descriptor, line)
+        self._is_torn = False
+
+
+def _write_whole(descriptor: int, data: bytes) -> None:
+    """One write of all of ``data``; raises OSError, having tried to cut off again what was written of it."""
+    written = os.write(descriptor, data)
+    if written != len(data):
+        os.ftruncate(descriptor, os.fstat(descriptor).st_size - written)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+class _disk_refusals:  # noqa: N801 - reads as a phrase; a class, since a generator costs a microsecond a line
+    """Tell an OSError as StoreUnavailable."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError):
+            raise StoreUnavailable(f"The usage spool cannot be written: {error.strerror or error}.") from error
+
+
+def _segments(folder: Path) -> list[tuple[int, Path]]:
+    """All files of a spool with their numbers, oldest first."""
+    found = [(match, path) for path in folder.iterdir() if (match := _SEGMENT.fullmatch(path.name))]
+    return sorted((int(match[1]), path) for match, path in found)
+
+
+def _lock(path: Path) -> int:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise ConfigError(f"{path.parent}: another gateway owns this usage spool; stop it first") from None
+    return descriptor
+
+
+def lines_of(path: Path) -> Iterator[bytes]:
+    """The lines of a file without their ends; empty ones are left out."""
+    with path.open("rb") as file:
+        for line in file:
+            if stripped := line.strip():
+                yield stripped

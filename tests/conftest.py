@@ -1,0 +1,56 @@
+"""The database of a test: a fresh SQLite file, or with ``--database postgresql`` a fresh PostgreSQL database."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+import postgresql
+from firstkit.store.database import Database
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--database",
+        choices=["sqlite", "postgresql"],
+        default=os.environ.get("FIRST_TEST_DATABASE", "sqlite"),
+        help="what the tests that need a database run on (default: FIRST_TEST_DATABASE, else sqlite)",
+    )
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[postgresql.Server]:
+    try:
+        server = postgresql.Server()
+    except postgresql.Missing as exc:
+        if os.environ.get("CI") == "true":
+            pytest.fail(str(exc))
+        pytest.skip(str(exc))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def database_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The URL of a database that does not exist (SQLite) or is empty (PostgreSQL)."""
+    if request.config.getoption("--database") == "postgresql":
+        server: postgresql.Server = request.getfixturevalue("postgresql_server")
+        url = server.create()
+        yield url
+        server.drop(url)
+        return
+    folder = tempfile.mkdtemp(prefix="first-", dir="/tmp")
+    yield f"sqlite:///{folder}/first.db"
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+async def db(database_url: str) -> AsyncIterator[Database]:
+    """An open database with all tables."""
+    database = await Database.open(database_url)
+    yield database
+    await database.close()

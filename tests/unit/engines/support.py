@@ -1,0 +1,178 @@
+"""Shared by the tests of engines: sinks, requests, fakes in this process, chunks."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from firstkit.engines.engine import Address, Habits
+from firstkit.engines.http import EngineClient, Target
+from firstkit.links.messages import Exchange, Head, Open, Tail
+from firstkit.testing.fake_engine import BEHAVIOURS, QuickEngine, parse
+from firstkit.testing.tiny_http import serve
+
+LIMIT_S = 10.0
+CHAT = "/v1/chat/completions"
+
+
+def request(
+    stream: bool = True, body_bytes: int = 400, hide_usage: bool = False, path: str = CHAT, idle_timeout_s: float = 30
+) -> Open:
+    return Open("rep-1", "POST", path, body_bytes, {}, stream, hide_usage, idle_timeout_s)
+
+
+def data(value: Any) -> bytes:
+    """One event with a JSON object, or with text as it is."""
+    text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+    return b"data: " + text.encode() + b"\n\n"
+
+
+def chunk(text: str | None = None, finish: str | None = None, index: int = 0, **more: Any) -> bytes:
+    delta = {} if text is None else {"content": text}
+    choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish}
+    return data({"id": "c-1", "object": "chat.completion.chunk", "choices": [choice], **more})
+
+
+def usage_chunk(prompt: Any = 7, completion: Any = 2) -> bytes:
+    return data({"id": "c-1", "choices": [], "usage": {"prompt_tokens": prompt, "completion_tokens": completion}})
+
+
+DONE = data("[DONE]")
+
+
+class Collected:
+    """A Sink that remembers the order of its calls."""
+
+    def __init__(self) -> None:
+        self.head: Head | None = None
+        self.body = b""
+        self.tail: Tail | None = None
+        self.calls: list[str] = []
+        self.exchange: Exchange
+        self.on_piece: Callable[[bytes], None] = lambda data: None
+        self._ended = asyncio.Event()
+
+    def on_head(self, head: Head) -> None:
+        self.calls.append("head")
+        self.head = head
+
+    def on_data(self, data: bytes) -> None:
+        self.calls.append("data")
+        self.body += data
+        self.on_piece(data)
+
+    def on_tail(self, tail: Tail) -> None:
+        self.calls.append("tail")
+        self.tail = tail
+        self._ended.set()
+
+    async def ended(self) -> Tail:
+        await asyncio.wait_for(self._ended.wait(), LIMIT_S)
+        assert self.tail is not None
+        assert self.calls.count("tail") == 1
+        assert self.calls[-1] == "tail"
+        return self.tail
+
+
+async def until(condition: Callable[[], Any], what: str) -> None:
+    deadline = asyncio.get_running_loop().time() + LIMIT_S
+    while not condition():
+        assert asyncio.get_running_loop().time() < deadline, f"waited too long for {what}"
+        await asyncio.sleep(0.005)
+
+
+class Fake:
+    """A fake engine in this process, on a UNIX socket, with a client for it. Counts the connections made to it."""
+
+    def __init__(self, folder: Path, behaviour: str = "QuickEngine", **options: object) -> None:
+        argv = ["--behaviour", behaviour, "--socket", str(folder / "engine.sock"), "--load-delay", "0"]
+        for name, value in options.items():
+            argv += [f"--{name.replace('_', '-')}", str(value)]
+        self.folder = folder
+        self.connections = 0
+        self._options = parse(argv)
+        self.engine: QuickEngine = BEHAVIOURS[behaviour](self._options)
+        self._server: asyncio.Server | None = None
+        self.client = EngineClient(self.target())
+
+    def target(self, **values: Any) -> Target:
+        return Target(**{"address": Address("engine.sock"), "folder": str(self.folder), "habits": Habits(), **values})
+
+    async def __aenter__(self) -> Fake:
+        async def handle(request: Any, connection: Any) -> None:
+            if not hasattr(connection, "is_counted"):
+                connection.is_counted = True
+                self.connections += 1
+            await self.engine.handle(request, connection)
+
+        self._server = await serve(handle, self._options.socket, None)
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        assert self.client.in_flight == 0
+        self.client.close()
+        assert self._server is not None
+        self._server.close()
+        await until(lambda: self.engine.stats.in_flight == 0, "the fake to notice that its clients are gone")
+
+    def open(self, path: str = CHAT, stream: bool = True, idle_timeout_s: float = 30, **body: Any) -> Collected:
+        """Start a request; the body has a prompt of two words."""
+        return send(self.client, path, stream, idle_timeout_s, **body)
+
+    async def ask(self, *args: Any, **body: Any) -> Collected:
+        sink = self.open(*args, **body)
+        await sink.ended()
+        return sink
+
+
+def send(client: EngineClient, path: str = CHAT, stream: bool = True, idle_timeout_s: float = 30, **body: Any) -> Collected:
+    given = {"messages": [{"role": "user", "content": "two words"}], "prompt": "two words", "input": "two words"}
+    key = {CHAT: "messages", "/v1/completions": "prompt"}.get(path, "input")
+    if stream:
+        body = {"stream": True, "stream_options": {"include_usage": True}, **body}
+    sent = json.dumps({key: given[key], **body}).encode()
+    sink = Collected()
+    opened = Open("rep-1", "POST", path, len(sent), {}, stream, False, idle_timeout_s)
+    sink.exchange = client.open(opened, sent, sink)
+    assert sink.calls == [], "the sink hears nothing before open returns"
+    return sink
+
+
+class Script:
+    """A server that speaks given bytes: each connection gets the next answer, then is closed (or held open)."""
+
+    def __init__(self, folder: Path, *answers: bytes, hold: bool = False) -> None:
+        self.path = folder / "engine.sock"
+        self.requests: list[bytes] = []
+        self._answers = list(answers)
+        self._hold = hold
+        self._server: asyncio.Server | None = None
+        self.client = EngineClient(Target(Address(str(self.path))))
+
+    async def __aenter__(self) -> Script:
+        self._server = await asyncio.start_unix_server(self._serve, self.path)
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self.client.close()
+        assert self._server is not None
+        self._server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
+        self.requests.append(head + await reader.readexactly(length))
+        writer.write(self._answers.pop(0))
+        if self._hold:
+            await reader.read()
+        writer.close()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from firstkit.engines.engine import Address, Place
+from firstkit.onsite.allotment import Share
+from firstkit.onsite.place import clear_place, environment, free_port, is_port_free, make_place
+
+SHARE = Share((0, 1), ("GPU-a",), 5)
+
+
+def engine(takes_socket: bool) -> Any:
+    return SimpleNamespace(takes_socket=takes_socket)
+
+
+def mode(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
+def test_a_place_with_a_socket_needs_no_key(tmp_path: Path) -> None:
+    folder = tmp_path / "replicas" / "rep-1"
+    place = make_place(str(folder), engine(takes_socket=True), SHARE)
+    assert place == Place(str(folder), (0, 1), ("GPU-a",), Address(socket="engine.sock"))
+    assert mode(folder) == mode(folder / "tmp") == mode(folder / "cache") == 0o700
+
+
+def test_a_place_with_a_port_has_a_key_in_a_private_file(tmp_path: Path) -> None:
+    places = [make_place(str(tmp_path / "rep-1"), engine(takes_socket=False), SHARE) for _ in range(2)]
+    keys = [place.key for place in places]
+    assert keys[0] != keys[1]
+    assert all(key is not None and len(key) == 52 for key in keys)
+    assert places[1].key_file is not None
+    assert Path(places[1].key_file).read_text() == keys[1]
+    assert mode(Path(places[1].key_file)) == 0o600
+    clear_place(places[1].folder)
+    assert list((tmp_path / "rep-1").iterdir()) == []
+
+
+def test_a_port_that_is_taken_is_not_free() -> None:
+    port = free_port()
+    assert is_port_free(port)
+    with socket.create_server(("127.0.0.1", port)):
+        assert not is_port_free(port)
+
+
+def test_an_engine_gets_no_more_of_the_environment_than_it_needs() -> None:
+    env = {
+        "PATH": "/bin",
+        "HF_TOKEN": "canary",
+        "AWS_SECRET_ACCESS_KEY": "canary",
+        "MODULEPATH": "/modules",
+        "FIRST_JOB_ID": "job-1",
+        "CUDA_VISIBLE_DEVICES": "GPU-b,GPU-a",
+    }
+    place = Place("/job/replicas/rep-1", (0,), ("GPU-a",), Address(port=1), "the key", "/job/key")
+    assert environment(place, env) == {
+        "PATH": "/bin",
+        "MODULEPATH": "/modules",
+        "FIRST_JOB_ID": "job-1",
+        "CUDA_VISIBLE_DEVICES": "GPU-a",
+        "TMPDIR": "/job/replicas/rep-1/tmp",
+        "XDG_CACHE_HOME": "/job/replicas/rep-1/cache",
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def test_tmpdir_is_short_enough_for_the_sockets_of_engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = tmp_path / ("x" * 100)
+    place = make_place(str(job / "replicas" / "rep-1"), engine(takes_socket=True), SHARE)
+    monkeypatch.chdir(job)
+    tmpdir = environment(place, {})["TMPDIR"]
+    assert len(tmpdir) <= 60
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{tmpdir}/{'u' * 36}")
+    assert os.listdir(job / "replicas" / "rep-1" / "tmp") == ["u" * 36]
