@@ -52,7 +52,7 @@ async def prometheus() -> Response:
 async def status(request: Request) -> dict[str, Any]:
     """Models, jobs and replicas as they are now, with those that ended in the last hour."""
     gateway: Gateway = request.app.state.gateway
-    async with gateway.db.begin() as conn:
+    async with gateway.db.read() as conn:
         jobs, replicas = await recent(conn, now() - SHOWN_AFTER_END)
     return {
         "version": __version__,
@@ -73,7 +73,7 @@ async def replica_log(
     try:
         return PlainTextResponse(await gateway.pilots.log(replica_id, lines))
     except (LinkLost, CallFailed):
-        async with gateway.db.begin() as conn:
+        async with gateway.db.read() as conn:
             _, replicas = await recent(conn, now() - SHOWN_AFTER_END)
         kept = next((row for row in replicas if row.id == replica_id), None)
         if kept is None:

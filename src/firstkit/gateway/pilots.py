@@ -146,7 +146,7 @@ class Pilots:
         self.room.table.pools[route.model].refresh()
 
     async def _read_rows(self, job_id: str) -> None:
-        async with self.db.begin() as conn:
+        async with self.db.read() as conn:
             for row in await replicas_of(conn, job_id):
                 self._rows[row.id] = row
 

@@ -1,0 +1,51 @@
+# The two commands of a newcomer are `make up` and `make test`; both make .venv first.
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+ARGS ?=
+
+.PHONY: help install up down test test-postgresql test-long check fuzz bench clean
+
+help:
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
+
+install: $(INSTALLED) ## make .venv with all that development needs
+
+$(INSTALLED): pyproject.toml requirements/dev.lock requirements/demo.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || deploy/install-venv
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/demo.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	@touch $@
+
+up: $(INSTALLED) ## start FIRST with the demonstration and wait until its model answers
+	@$(BIN)/first up $(ARGS)
+
+down: ## stop what `make up` started, engines included
+	@if [ -x $(BIN)/first ]; then $(BIN)/first down $(ARGS); else echo "Nothing is installed, so nothing runs."; fi
+
+test: $(INSTALLED) ## everything that this machine can test, some minutes
+	$(BIN)/pytest -m "not long" $(ARGS)
+
+test-postgresql: $(INSTALLED) ## the tests that use a database, on PostgreSQL
+	$(BIN)/pytest -m "not long" --database postgresql $(ARGS)
+
+test-long: $(INSTALLED) ## what takes longer: chaos, repeated deaths
+	$(BIN)/pytest -m long $(ARGS)
+
+check: $(INSTALLED) ## ruff, mypy --strict, the import contract
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+bench: $(INSTALLED) ## the figures of bench/README.md
+	$(BIN)/python bench/decisions.py
+	$(BIN)/python bench/vertical.py
+
+clean: down ## remove .venv and all caches
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

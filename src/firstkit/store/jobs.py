@@ -1,0 +1,262 @@
+"""Jobs and replicas in the store: rows as values, and moves that the database itself refuses when they come late."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any, TypeVar
+
+from sqlalchemy import ColumnElement, Select, Table, and_, insert, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from firstkit.clock import now
+from firstkit.ids import digest
+from firstkit.schedulers.scheduler import Resources
+from firstkit.states import LIVE_JOB_STATES, LIVE_REPLICA_STATES, JobState, ReplicaState, earlier_states
+from firstkit.store.database import Database
+from firstkit.store.tables import audit, jobs, observations, replicas
+from firstkit.wire import from_dict, to_dict
+
+REMEMBERED = 20
+"""Observations of one subject that forecasts are made from, and replicas of one deployment that back-off looks at."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobRow:
+    """One job as the store knows it. ``resources``: what was asked for."""
+
+    id: str
+    cluster: str
+    state: JobState
+    reason: str
+    scheduler_id: str | None
+    resources: Resources
+    exit_code: int | None
+    node: str | None
+    created_at: datetime
+    submitted_at: datetime | None
+    started_at: datetime | None
+    ends_at: datetime | None
+    ended_at: datetime | None
+    observed_at: datetime | None
+    absent_polls: int
+    absent_since: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaRow:
+    """One replica as the store knows it. ``load_s``: seconds from start to READY, once it was."""
+
+    id: str
+    job_id: str
+    model: str
+    deployment: str
+    cluster: str
+    state: ReplicaState
+    reason: str
+    log_tail: str
+    max_in_flight: int
+    needs: Resources
+    load_s: float | None
+    created_at: datetime
+    started_at: datetime | None
+    ready_at: datetime | None
+    ended_at: datetime | None
+    observed_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class NewReplica:
+    """A replica that is about to be asked for."""
+
+    id: str
+    job_id: str
+    model: str
+    deployment: str
+    cluster: str
+    max_in_flight: int
+    needs: Resources
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """How long something took, in seconds, and what had been forecast for it."""
+
+    seconds: float
+    forecast_s: float | None
+
+
+Row = TypeVar("Row", JobRow, ReplicaRow)
+
+
+# -- reading -----------------------------------------------------------------------------------------------------------
+
+
+async def live_jobs(conn: AsyncConnection, cluster: str) -> list[JobRow]:
+    """Jobs of a cluster that have not ended, oldest first."""
+    query = select(jobs).where(jobs.c.cluster == cluster, jobs.c.state.in_(LIVE_JOB_STATES))
+    return await _read(conn, JobRow, query.order_by(jobs.c.created_at, jobs.c.id))
+
+
+async def live_replicas(conn: AsyncConnection, cluster: str) -> list[ReplicaRow]:
+    """Replicas on a cluster that have not ended, oldest first."""
+    query = select(replicas).where(replicas.c.cluster == cluster, replicas.c.state.in_(LIVE_REPLICA_STATES))
+    return await _read(conn, ReplicaRow, query.order_by(replicas.c.created_at, replicas.c.id))
+
+
+async def ended_replicas(conn: AsyncConnection, deployment: str) -> list[ReplicaRow]:
+    """The last REMEMBERED replicas of a deployment that have ended, newest first."""
+    ended = and_(replicas.c.deployment == deployment, replicas.c.state.not_in(LIVE_REPLICA_STATES))
+    query = select(replicas).where(ended).order_by(replicas.c.created_at.desc(), replicas.c.id).limit(REMEMBERED)
+    return await _read(conn, ReplicaRow, query)
+
+
+async def replicas_of(conn: AsyncConnection, job_id: str) -> list[ReplicaRow]:
+    """All replicas of one job, in any state."""
+    return await _read(conn, ReplicaRow, select(replicas).where(replicas.c.job_id == job_id))
+
+
+async def recent(conn: AsyncConnection, since: datetime) -> tuple[list[JobRow], list[ReplicaRow]]:
+    """Jobs and replicas that live, or ended after ``since``; oldest first."""
+    return (
+        await _read(conn, JobRow, select(jobs).where(_lived(jobs, LIVE_JOB_STATES, since)).order_by(jobs.c.created_at)),
+        await _read(
+            conn,
+            ReplicaRow,
+            select(replicas).where(_lived(replicas, LIVE_REPLICA_STATES, since)).order_by(replicas.c.created_at),
+        ),
+    )
+
+
+async def observed(conn: AsyncConnection, kind: str, subject: str) -> list[Observation]:
+    """The last REMEMBERED observations of a ``queue_wait`` (of a cluster) or ``load_time`` (of a deployment)."""
+    query = select(observations).where(observations.c.kind == kind, observations.c.subject == subject)
+    found = await conn.execute(query.order_by(observations.c.at.desc(), observations.c.id.desc()).limit(REMEMBERED))
+    return [Observation(row.seconds, row.forecast_s) for row in found]
+
+
+def _lived(table: Table, live: Collection[str], since: datetime) -> ColumnElement[bool]:
+    return or_(table.c.state.in_(live), table.c.ended_at > since)
+
+
+async def _read(conn: AsyncConnection, kind: type[Row], query: Select[Any]) -> list[Row]:
+    return [_row(kind, row) for row in (await conn.execute(query)).mappings()]
+
+
+def _row(kind: type[Row], stored: Any) -> Row:
+    values = {field.name: stored[field.name] for field in fields(kind) if field.name in stored}
+    if kind is JobRow:
+        return kind(**{**values, "state": JobState(stored["state"]), "resources": _resources(stored["spec"])})
+    return kind(**{**values, "state": ReplicaState(stored["state"]), "needs": _resources(stored["needs"])})
+
+
+def _resources(stored: Any) -> Resources:
+    return from_dict(Resources, stored, "resources")
+
+
+# -- writing -----------------------------------------------------------------------------------------------------------
+
+
+async def add_job(
+    conn: AsyncConnection, job_id: str, cluster: str, resources: Resources, token_sha256: str, at: datetime
+) -> None:
+    """A job in state PLANNED: its row is there before any scheduler hears of it."""
+    await conn.execute(
+        insert(jobs).values(
+            id=job_id,
+            cluster=cluster,
+            state=JobState.PLANNED,
+            spec=to_dict(resources),
+            account=resources.account,
+            token_sha256=token_sha256,
+            created_at=at,
+        )
+    )
+
+
+async def add_replicas(conn: AsyncConnection, new: Sequence[NewReplica], at: datetime) -> None:
+    """Replicas in state QUEUED; their jobs must be there."""
+    rows = [
+        {
+            "id": replica.id,
+            "job_id": replica.job_id,
+            "model": replica.model,
+            "deployment": replica.deployment,
+            "cluster": replica.cluster,
+            "state": ReplicaState.QUEUED,
+            "max_in_flight": replica.max_in_flight,
+            "needs": to_dict(replica.needs),
+            "created_at": at,
+        }
+        for replica in new
+    ]
+    if rows:
+        await conn.execute(insert(replicas), rows)
+
+
+async def move_job(conn: AsyncConnection, job_id: str, state: JobState, **facts: Any) -> bool:
+    """Move a job to ``state`` and note ``facts``, unless it is there or beyond already; returns whether it moved."""
+    return await _move(conn, jobs, job_id, state, facts)
+
+
+async def move_replica(conn: AsyncConnection, replica_id: str, state: ReplicaState, **facts: Any) -> bool:
+    """Move a replica to ``state`` and note ``facts``, unless it is there or beyond; returns whether it moved."""
+    return await _move(conn, replicas, replica_id, state, facts)
+
+
+async def note_job(conn: AsyncConnection, job_id: str, **facts: Any) -> None:
+    """Write down what was seen of a job without moving it."""
+    await conn.execute(update(jobs).where(jobs.c.id == job_id).values(**facts))
+
+
+async def add_observation(
+    conn: AsyncConnection, kind: str, subject: str, seconds: float, forecast_s: float | None, at: datetime
+) -> None:
+    """Remember how long something took."""
+    values = {"kind": kind, "subject": subject, "seconds": max(0.0, seconds), "forecast_s": forecast_s, "at": at}
+    await conn.execute(insert(observations).values(values))
+
+
+async def _move(
+    conn: AsyncConnection, table: Table, key: str, state: JobState | ReplicaState, facts: dict[str, Any]
+) -> bool:
+    is_earlier = and_(table.c.id == key, table.c.state.in_(earlier_states(state)))
+    done = await conn.execute(update(table).where(is_earlier).values(state=state, **facts))
+    return done.rowcount == 1
+
+
+# -- pilots ------------------------------------------------------------------------------------------------------------
+
+
+async def admit_pilot(db: Database, job_id: str, secret: str, token: str) -> str | None:
+    """None when this is the pilot of its job, else why not; refusals are audited. Raises StoreUnavailable.
+
+    The first pilot that shows the enrolment token binds its own secret to the job; from then on only that secret opens,
+    whoever comes with the token.
+    """
+    async with db.begin() as conn:
+        job = (await conn.execute(select(jobs).where(jobs.c.id == job_id))).mappings().one_or_none()
+        refusal = _refusal(job, secret, token)
+        if refusal is None and job is not None and job["secret_sha256"] is None:
+            is_unbound = and_(jobs.c.id == job_id, jobs.c.secret_sha256.is_(None))
+            bound = await conn.execute(update(jobs).where(is_unbound).values(secret_sha256=digest(secret)))
+            refusal = None if bound.rowcount == 1 else _USED
+        if refusal is not None:
+            row = {"at": now(), "actor": "pilot", "action": "pilot.refuse", "subject": job_id[:300]}
+            await conn.execute(insert(audit).values(**row, details={"reason": refusal}))
+    return refusal
+
+
+_USED = "another pilot has this job"
+
+
+def _refusal(job: Any, secret: str, token: str) -> str | None:
+    if job is None or not secret:
+        return "there is no such job"
+    if JobState(job["state"]).is_final:
+        return "this job is over"
+    if job["secret_sha256"] is not None:
+        return None if hmac.compare_digest(job["secret_sha256"], digest(secret)) else _USED
+    return None if hmac.compare_digest(job["token_sha256"], digest(token)) else "the enrolment token is not of this job"
