@@ -30,7 +30,8 @@ class Pilots:
     job changes nothing.
     """
 
-    def __init__(self, db: Database, room: WaitingRoom, on_change: Callable[[], None]) -> None:
+    def __init__(self, db: Database, room: WaitingRoom, on_change: Callable[[str], None]) -> None:
+        """``on_change(job_id)``: the report of that job's pilot came, changed or is gone."""
         self.db = db
         self.room = room
         self.on_change = on_change
@@ -85,7 +86,7 @@ class Pilots:
         for route in self._routes.pop(link.job_id, {}).values():
             self.room.table.remove(route)
         logger.warning("a link is down", extra={"action": "link_down", "job_id": link.job_id})
-        self._changed()
+        self._changed(link.job_id)
 
     async def call(self, job_id: str, verb: str, args: dict[str, Any]) -> Any:
         """Relay a call of the controller; raises LinkLost, CallFailed. A drain takes effect here at once."""
@@ -111,9 +112,9 @@ class Pilots:
         """Requests of this gateway at a replica now."""
         return sum(routes[replica_id].in_flight for routes in self._routes.values() if replica_id in routes)
 
-    def snapshot(self) -> dict[str, Any]:
-        """Every report of a link that is up, as the controller gets them."""
-        return {job_id: to_dict(report) for job_id, report in self.reports.items()}
+    def snapshot(self, *job_ids: str) -> dict[str, Any]:
+        """Reports of these jobs, or of all whose link is up, as the controller gets them; None: the link is gone."""
+        return {job_id: to_dict(self.reports.get(job_id)) for job_id in job_ids or self.reports}
 
     def _apply(self, link: GatewayLink, report: PilotReport) -> None:
         routes = self._routes.setdefault(report.job_id, {})
@@ -124,7 +125,7 @@ class Pilots:
             row = self._rows.get(replica.replica_id)
             if row is not None and row.job_id == report.job_id:
                 self._apply_one(link, replica, row, routes)
-        self._changed()
+        self._changed(report.job_id)
         for model in {route.model for route in routes.values()}:
             self.room.pump(model)
 
@@ -165,10 +166,10 @@ class Pilots:
         self._reading.add(task)
         task.add_done_callback(self._reading.discard)
 
-    def _changed(self) -> None:
+    def _changed(self, job_id: str) -> None:
         metrics.REPLICAS.clear()
         for report in self.reports.values():
             for replica in report.replicas:
                 if (row := self._rows.get(replica.replica_id)) is not None:
                     metrics.REPLICAS.labels(row.model, row.cluster, replica.state.value).inc()
-        self.on_change()
+        self.on_change(job_id)

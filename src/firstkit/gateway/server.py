@@ -20,7 +20,7 @@ from firstkit.accounting.spool import Spool
 from firstkit.auth.authenticator import Authenticator
 from firstkit.clock import monotonic, now
 from firstkit.config import Config
-from firstkit.errors import ConfigError, FirstError
+from firstkit.errors import CallFailed, ConfigError, FirstError
 from firstkit.gateway.app import build_app
 from firstkit.gateway.forecast import Forecasts
 from firstkit.gateway.guard import Guard
@@ -85,7 +85,7 @@ class Process:
         table = RoutingTable(names(self.config))
         forecasts = Forecasts(table)
         room = WaitingRoom(table, self.config.server.max_waiting, self._on_demand)
-        pilots = Pilots(db, room, self._tell_pilots)
+        pilots = Pilots(db, room, self._tell_pilot)
         for deployment in self.config.deployments():
             if deployment.is_external:
                 table.add(external_route(deployment))
@@ -118,11 +118,11 @@ class Process:
     # -- the controller's end ----------------------------------------------------------------------------------
 
     def _on_controller(self) -> None:
-        self._tell_pilots()
+        self.gateway.wake.send({"kind": "pilots", "all": True, "pilots": self.gateway.pilots.snapshot()})
         self._send_demand()
 
-    def _tell_pilots(self) -> None:
-        self.gateway.wake.send({"kind": "pilots", "pilots": self.gateway.pilots.snapshot()})
+    def _tell_pilot(self, job_id: str) -> None:
+        self.gateway.wake.send({"kind": "pilots", "pilots": self.gateway.pilots.snapshot(job_id)})
 
     def _on_demand(self, urgent: bool) -> None:
         if urgent:
@@ -152,12 +152,14 @@ class Process:
             task.add_done_callback(self._calls.discard)
 
     async def _call(self, message: dict[str, Any]) -> None:
-        result, error = None, None
+        reply: dict[str, Any] = {"kind": "reply", "id": message["id"]}
         try:
             result = await self.gateway.pilots.call(message["job_id"], message["verb"], message.get("args", {}))
         except FirstError as exc:
-            error = exc.message
-        self.gateway.wake.send({"kind": "reply", "id": message["id"], "result": result, "error": error})
+            reply |= {"error": exc.message, "refused": isinstance(exc, CallFailed)}
+        else:
+            reply["result"] = result
+        self.gateway.wake.send(reply)
 
 
 def _uvicorn(app: ASGIApp) -> Server:

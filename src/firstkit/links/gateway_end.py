@@ -163,8 +163,8 @@ class GatewayLink(Connection):
         return stream
 
     async def call(self, verb: str, args: Optional[dict[str, Any]] = None, timeout_s: float = 10.0) -> Any:
-        """Ask the pilot for something; returns the reply's result. Raises LinkLost, or CallFailed (also for a pilot
-        that did not answer in time)."""
+        """Ask the pilot for something; returns the reply's result. Raises CallFailed when it says no, LinkLost
+        when nobody knows whether it heard us."""
         if not self.is_up:
             raise LinkLost
         pending = _PendingCall(self.loop.create_future())
@@ -175,7 +175,7 @@ class GatewayLink(Connection):
         except FrameError as exc:
             raise CallFailed(f"The call '{verb}' is too large: {exc}.") from exc
         except asyncio.TimeoutError:
-            raise CallFailed(f"The pilot did not answer '{verb}' within {timeout_s:g} s.") from None
+            raise LinkLost(f"The pilot did not answer '{verb}' within {timeout_s:g} s.") from None
         finally:
             self._calls.finish(number)
         if reply.error is not None:

@@ -12,7 +12,7 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 logger = logging.getLogger(__name__)
 
@@ -147,8 +147,7 @@ class _Peer(asyncio.Protocol):
         self._size = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - what a stream socket gives
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)
         self._on_connect(self)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002

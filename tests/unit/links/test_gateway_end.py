@@ -263,7 +263,7 @@ async def test_calls_that_nobody_answers(ends: Ends) -> None:
     await ends.listen()
     peer = await ends.admitted_peer()
     link = ends.made[0]
-    with pytest.raises(CallFailed, match=r"did not answer 'status' within 0\.05 s"):
+    with pytest.raises(LinkLost, match=r"did not answer 'status' within 0\.05 s"):
         await link.call("status", timeout_s=0.05)
     peer.send(FrameType.REPLY, 1, Reply("late"))
     waiting = asyncio.ensure_future(link.call("status"))

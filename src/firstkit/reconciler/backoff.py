@@ -1,0 +1,40 @@
+"""When a deployment whose replicas failed may try again: later each time, so that a broken engine costs little."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from firstkit.states import ReplicaState
+from firstkit.store.jobs import ReplicaRow
+
+FIRST_PAUSE_S = 1.0
+LONGEST_PAUSE_S = 300.0
+STABLE_S = 60.0
+"""A replica that served for so long before it failed was no failure to start."""
+
+
+def failures(ended: Sequence[ReplicaRow]) -> list[ReplicaRow]:
+    """Of replicas that ended, newest first: those that failed in a row, up to now, without serving in between."""
+    found = []
+    for row in ended:
+        if row.state is not ReplicaState.FAILED or _was_stable(row):
+            break
+        found.append(row)
+    return found
+
+
+def retry_at(ended: Sequence[ReplicaRow]) -> datetime | None:
+    """When the next replica may be started; None: at any time. ``ended``: newest first."""
+    failed = failures(ended)
+    last = max((row.ended_at for row in failed if row.ended_at is not None), default=None)
+    if last is None:
+        return None
+    pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** (len(failed) - 1))
+    return last + timedelta(seconds=pause_s)
+
+
+def _was_stable(row: ReplicaRow) -> bool:
+    if row.ready_at is None or row.ended_at is None:
+        return False
+    return (row.ended_at - row.ready_at).total_seconds() >= STABLE_S

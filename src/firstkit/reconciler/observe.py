@@ -1,0 +1,116 @@
+"""What follows from what schedulers and pilots say: which rows move, and how. Silence moves nothing by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from firstkit.links.messages import PilotReport, ReplicaReport
+from firstkit.schedulers.scheduler import JobNews
+from firstkit.states import JobState, ReplicaState, may_move
+from firstkit.store.jobs import JobRow, ReplicaRow
+
+SUBMIT_GRACE_S = 10.0
+"""A submission whose answer was lost, and that two good polls after this did not find, is given up."""
+VANISH_GRACE_S = 60.0
+POLLS = 2
+_STOPPED_BY_US = (JobState.CANCELLED, JobState.COMPLETED)
+
+
+@dataclass(frozen=True, slots=True)
+class JobUpdate:
+    """What to write down of a job; ``state`` None: no move. ``give_up``: cancel it by name, then it is CANCELLED."""
+
+    job_id: str
+    state: JobState | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+    give_up: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaUpdate:
+    """A replica's move to ``state``, with what is known of it now."""
+
+    row: ReplicaRow
+    state: ReplicaState
+    facts: dict[str, Any]
+
+
+def job_update(job: JobRow, news: JobNews | None, is_pilot_silent: bool, now: datetime) -> JobUpdate:
+    """What a good poll that began after the job was submitted says of it; ``news`` None: the job is absent.
+
+    ``is_pilot_silent``: the gateway answers, and says that there is no link to the pilot.
+    """
+    if news is not None:
+        state = news.state if may_move(job.state, news.state) else None
+        return JobUpdate(job.id, state, _facts(job, news, now))
+    absent_since = job.absent_since or now
+    facts = {"absent_polls": job.absent_polls + 1, "absent_since": absent_since}
+    is_absent = job.absent_polls + 1 >= POLLS
+    if job.state is JobState.SUBMITTING:
+        asked_s = _seconds(job.submitted_at or job.created_at, now)
+        return JobUpdate(job.id, None, facts, give_up=is_absent and asked_s > SUBMIT_GRACE_S)
+    if is_absent and is_pilot_silent and _seconds(absent_since, now) > VANISH_GRACE_S:
+        gone = {"reason": "the scheduler does not know it any more, and its pilot is silent", "ended_at": now}
+        return JobUpdate(job.id, JobState.VANISHED, {**facts, **gone})
+    return JobUpdate(job.id, None, facts)
+
+
+def replica_updates(rows: Iterable[ReplicaRow], report: PilotReport, now: datetime) -> list[ReplicaUpdate]:
+    """Moves that follow from a pilot's report; ``rows`` are the living replicas of its job."""
+    reported = {replica.replica_id: replica for replica in report.replicas}
+    updates = (_replica_update(row, reported.get(row.id), now) for row in rows)
+    return [update for update in updates if update is not None]
+
+
+def ending_of_replica(row: ReplicaRow, job_state: JobState, reason: str, now: datetime) -> ReplicaUpdate:
+    """What becomes of a living replica when its job has ended."""
+    if job_state in _STOPPED_BY_US:
+        return ReplicaUpdate(row, ReplicaState.STOPPED, {"ended_at": now})
+    words = f"its job ended as {job_state.value}" + (f": {reason}" if reason else "")
+    return ReplicaUpdate(row, ReplicaState.FAILED, {"ended_at": now, "reason": words})
+
+
+def _facts(job: JobRow, news: JobNews, now: datetime) -> dict[str, Any]:
+    known = {
+        "scheduler_id": news.scheduler_id,
+        "reason": news.reason or None,
+        "exit_code": news.exit_code,
+        "node": news.node,
+        "started_at": job.started_at or _time(news.started_at),
+        "ends_at": _time(news.ends_at),
+    }
+    facts = {name: value for name, value in known.items() if value is not None}
+    if news.state.is_final and not job.state.is_final:
+        facts["ended_at"] = now
+    return {**facts, "observed_at": now, "absent_polls": 0, "absent_since": None}
+
+
+def _replica_update(row: ReplicaRow, report: ReplicaReport | None, now: datetime) -> ReplicaUpdate | None:
+    if report is None:
+        if row.state is ReplicaState.QUEUED:
+            return None  # the pilot has not been told of it yet
+        lost = {"ended_at": now, "reason": "its pilot does not know it any more"}
+        return ReplicaUpdate(row, ReplicaState.FAILED, lost)
+    if not may_move(row.state, report.state):
+        return None
+    facts: dict[str, Any] = {"reason": report.reason, "observed_at": now}
+    if row.started_at is None and report.state is not ReplicaState.QUEUED:
+        facts["started_at"] = now
+    if report.load_s is not None:
+        facts["load_s"] = report.load_s
+    if report.state is ReplicaState.READY:
+        facts["ready_at"] = now
+    if report.state.is_final:
+        facts |= {"ended_at": now, "log_tail": report.log_tail}
+    return ReplicaUpdate(row, report.state, facts)
+
+
+def _time(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+
+
+def _seconds(since: datetime, now: datetime) -> float:
+    return (now - since).total_seconds()
