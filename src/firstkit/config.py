@@ -21,6 +21,7 @@ from pydantic import (
 
 from firstkit.engines.engine import EngineSpec, ReplicaSpec
 from firstkit.errors import ConfigError
+from firstkit.paths import default_state_dir
 from firstkit.schedulers.scheduler import Resources
 
 GIB = 1024**3
@@ -56,25 +57,32 @@ def _model_name(value: str) -> str:
 
 def _listen(value: str) -> str:
     host, _, port = value.rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65535:
+    if not host or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
         raise ValueError("must be HOST:PORT, for example 127.0.0.1:8000")
     return value
 
 
-Seconds = Annotated[float, BeforeValidator(_seconds), Field(ge=0)]
+LONGEST_S = 100 * 365 * 86400.0
+Seconds = Annotated[float, BeforeValidator(_seconds), Field(ge=0, le=LONGEST_S)]
 Name = Annotated[str, AfterValidator(_name)]
 ModelName = Annotated[str, AfterValidator(_model_name)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True, allow_inf_nan=False)
+
+
+def _folder(value: Path) -> Path:
+    if "\0" in str(value):
+        raise ValueError("must be a path")
+    return value
 
 
 class Server(_Section):
     """Where the gateway listens and keeps its state, and how long requests may wait."""
 
     listen: Annotated[str, AfterValidator(_listen)] = "127.0.0.1:8000"
-    state_dir: Path = Path()
+    state_dir: Annotated[Path, AfterValidator(_folder)] = Path()
     database: str | None = None
     hold: Seconds = 2.0
     max_wait: Seconds = 300.0
@@ -202,7 +210,7 @@ class Scale(_Section):
 
     hot: int = Field(default=0, ge=0)
     max: int = Field(default=1, ge=1)
-    max_in_flight: int = Field(default=8, ge=1)
+    max_in_flight: int = Field(default=8, ge=1, le=1_000_000)
     idle_timeout: Seconds = 7200.0
     load_timeout: Seconds = 1800.0
 
@@ -339,14 +347,6 @@ class ResolvedDeployment:
         )
 
 
-def default_state_dir() -> Path:
-    """Where state lives when nobody says: FIRST_STATE_DIR, else the user's XDG state directory."""
-    if explicit := os.environ.get("FIRST_STATE_DIR"):
-        return Path(explicit)
-    base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-    return Path(base) / "first"
-
-
 def load_config(path: Path) -> Config:
     """Read and check a configuration file; raises ConfigError with every fault in it."""
     try:
@@ -374,7 +374,16 @@ def parse_config(text: str, source: str = "configuration") -> Config:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML that refuses a key given twice in one mapping: the second would silently win."""
+    """YAML that refuses a key given twice in one mapping, where the second would silently win, and names the place of
+    a value that is none: PyYAML itself raises whatever it stumbles over.
+    """
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as exc:
+            kind = node.tag.rpartition(":")[2]
+            raise yaml.MarkedYAMLError(problem=f"not a valid {kind}", problem_mark=node.start_mark) from exc
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -390,7 +399,10 @@ def _with_state_dir(config: Config, source: str) -> Config:
     state_dir = config.server.state_dir
     if state_dir == Path():
         state_dir = default_state_dir()
-    state_dir = state_dir.expanduser().absolute()
+    try:
+        state_dir = state_dir.expanduser().absolute()
+    except RuntimeError as exc:
+        raise ConfigError(f"{source}: server.state_dir: '{state_dir}' is not allowed: there is no such user") from exc
     longest = len(os.fsencode(str(state_dir) + LONGEST_SOCKET))
     if longest > SOCKET_PATH_LIMIT:
         room = SOCKET_PATH_LIMIT - len(LONGEST_SOCKET)
@@ -417,12 +429,17 @@ def _sentence(error: Any) -> str:
 
 def _path(loc: tuple[str | int, ...]) -> str:
     text = ""
-    for part in loc:
+    for i, part in enumerate(loc):
         if isinstance(part, int):
             text += f"[{part}]"
-        elif not part.startswith(("function-", "constrained-", "Engine", "Weights")) and part != "[key]":
+        elif part != "[key]" and not _is_type(loc, i):
             text += f".{part}" if text else part
     return text
+
+
+def _is_type(loc: tuple[str | int, ...], i: int) -> bool:
+    """Whether a part of a location is no key but the type that was tried, of a field that takes one of several."""
+    return i > 1 and isinstance(loc[i - 2], int) and loc[i - 1] in ("engine", "weights")
 
 
 def _allowed_keys(loc: tuple[str | int, ...]) -> list[str]:

@@ -64,11 +64,11 @@ def everything_running(lab: Lab) -> dict[str, str]:
 @pytest.mark.timeout(180)
 def test_canaries(database_url: str) -> None:
     scale = {"hot": 1, "max": 1}
-    models = one_model(fake_engine("QuickEngine", tokens=4), scale=scale)
-    models["dies"] = one_model(fake_engine("DyingEngine", tokens=50, after=3), scale=scale)["m"]
     port_engine = fake_engine("QuickEngine", tokens=4)
-    port_engine["argv"][-2:] = ["--port", "{port}", "--key-env", "FIRST_ENGINE_KEY"]
-    models["keyed"] = one_model(port_engine, scale=scale)["m"]
+    at = port_engine["argv"].index("--socket")
+    port_engine["argv"][at : at + 2] = ["--port", "{port}", "--key-env", "FIRST_ENGINE_KEY"]
+    models = one_model(port_engine, scale=scale)
+    models["dies"] = one_model(fake_engine("DyingEngine", tokens=50, after=3), scale=scale)["m"]
     with running(models, database_url) as lab:
         for model in models:
             lab.wait_live(model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import itertools
 import json
 from typing import Any
 
@@ -97,7 +98,7 @@ def test_engine_that_dies_at_load_backs_off_and_shows_its_log(database_url: str)
         failed = [row for row in lab.replicas() if row["state"] == "FAILED"]
         assert all(row["log_tail"] for row in failed)
         starts = sorted(row["created_at"] for row in failed)
-        pauses = [(b - a).total_seconds() for a, b in zip(starts, starts[1:], strict=False)]
+        pauses = [(b - a).total_seconds() for a, b in itertools.pairwise(starts)]
         assert pauses[1] > pauses[0] > 0.9
         assert "fail" in lab.status()["models"][0]["reason"].lower()
 

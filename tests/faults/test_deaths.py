@@ -89,8 +89,10 @@ def test_controller_killed_while_a_job_starts(database_url: str) -> None:
     """Whatever moment it dies in, its successor finds the job: never an orphan, never a twin."""
     engine = fake_engine("QuickEngine", load_delay=1)
     with running(one_model(engine, scale=HOT), database_url) as lab:
-        for state in ("SUBMITTING", "PENDING", "RUNNING"):
-            wait_for(f"a job is {state} or beyond", lambda: lab.jobs())
+        states = ["SUBMITTING", "PENDING", "RUNNING"]
+        while states:
+            wait_for(f"a job is {states[0]} or beyond", lambda: any(job["state"] in states for job in lab.jobs()))
+            del states[0]
             lab.kill_controller()
             lab.start_controller()
         lab.wait_live()

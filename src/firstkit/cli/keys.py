@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from firstkit.cli.common import ConfigOption, fail
+from firstkit.cli.common import ConfigOption, JsonOption, fail, open_server
 from firstkit.cli.moments import parse_duration
-from firstkit.cli.stored import ask_store, show, show_json
+from firstkit.cli.showing import show, show_json
+from firstkit.cli.stored import ask_store
+from firstkit.clock import now
 
 if TYPE_CHECKING:
     from firstkit.auth.api_keys import KeyInfo
     from firstkit.store.database import Database
 
 app = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True)
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 class ScopeName(str, Enum):
@@ -33,7 +34,7 @@ class ScopeName(str, Enum):
 
 @app.command()
 def create(
-    name: Annotated[str, typer.Argument(help="What the key is called, in lists and reports.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What the key is called, in lists and reports.")],
     user: Annotated[str | None, typer.Option(help="Who will use it; default: you. Made when new.")] = None,
     project: Annotated[str, typer.Option(help="What its use is charged to. Made when new.")] = "default",
     scope: Annotated[list[ScopeName] | None, typer.Option(help="May be repeated; default: inference.")] = None,
@@ -72,12 +73,16 @@ def list_(
 ) -> None:
     """List keys; their secrets are stored nowhere."""
 
+    from firstkit.cli import sqlite_lists
+
     async def work(db: Database) -> list[KeyInfo]:
         from firstkit.auth import api_keys
 
         return await api_keys.list_keys(db, include_dead=include_dead)
 
-    found = [_fields(info) for info in ask_store(config, work)]
+    found = sqlite_lists.list_keys(open_server(config).database_url, now(), include_dead)
+    if found is None:
+        found = [_fields(info) for info in ask_store(config, work)]
     if as_json:
         show_json(found)
         return
@@ -89,7 +94,7 @@ def list_(
 
 @app.command()
 def revoke(
-    name_or_prefix: Annotated[str, typer.Argument(help="The key's name or prefix.")],
+    name_or_prefix: Annotated[str, typer.Argument(metavar="NAME_OR_PREFIX", help="The key's name or prefix.")],
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
@@ -142,7 +147,7 @@ def _fields(info: KeyInfo) -> dict[str, Any]:
 def _cell(value: object) -> object:
     if isinstance(value, datetime):
         return value.strftime("%Y-%m-%d")
-    return ",".join(value) if isinstance(value, list) else value
+    return ", ".join(value) if isinstance(value, list) else value
 
 
 def _time(moment: datetime) -> str:

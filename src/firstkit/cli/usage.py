@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from firstkit.cli.common import ConfigOption, fail
+from firstkit.cli.common import ConfigOption, JsonOption, fail, open_server
 from firstkit.cli.moments import parse_moment
-from firstkit.cli.stored import ask_store, show, show_json
+from firstkit.cli.showing import show, show_json
+from firstkit.cli.stored import ask_store
 from firstkit.clock import now
 
 if TYPE_CHECKING:
@@ -27,11 +28,16 @@ def usage(
     by: Annotated[str, typer.Option(help=f"Broken down by any of {','.join(GROUPINGS)}.")] = "project,model",
     since: Annotated[str | None, typer.Option(help="From then on: 7d, 2026-11-01 or 2026-11-01T12:00 (UTC).")] = None,
     until: Annotated[str | None, typer.Option(help="Before then, written likewise.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     config: ConfigOption = None,
 ) -> None:
-    """Show requests and tokens from the ledger. Days are those of UTC; the last second may still be missing."""
+    """Show requests and tokens from the ledger.
+
+    Days are those of UTC. The last second may still be missing.
+    """
+    from firstkit.cli import sqlite_lists
+
     groups = _groups(by)
     first, last = _moment("--since", since), _moment("--until", until)
 
@@ -40,7 +46,9 @@ def usage(
 
         return await usage_report(db, groups, first, last)
 
-    rows = [_fields(row) for row in ask_store(config, work)]
+    rows = sqlite_lists.usage_report(open_server(config).database_url, groups, first, last)
+    if rows is None:
+        rows = [_fields(row) for row in ask_store(config, work)]
     columns = [*groups, *NUMBERS]
     if as_json:
         show_json(rows)

@@ -27,6 +27,9 @@ class User(Protocol):
 class Owner(Protocol):
     """The pool of connections."""
 
+    def opened(self, connection: Connection) -> None:
+        """The connection is made."""
+
     def release(self, connection: Connection) -> None:
         """The connection serves nobody and its answer is whole."""
 
@@ -112,6 +115,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self._owner.opened(self)
 
     def data_received(self, data: bytes) -> None:
         self._is_answered = True

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
+import ssl
 from typing import Optional, cast
 
 import h11
@@ -32,6 +35,7 @@ class EngineClient:
     def __init__(self, target: Target) -> None:
         self._target = target
         self._way = Way(target)
+        self._open: set[Connection] = set()
         self._kept: list[Connection] = []
         self._exchanges: set[_Exchange] = set()
         self._is_closed = False
@@ -55,7 +59,7 @@ class EngineClient:
         self._is_closed = True
         for exchange in list(self._exchanges):
             exchange.stop("the engine was stopped")
-        for connection in self._kept:
+        for connection in list(self._open):  # those kept, and those whose answer has yet to end as HTTP
             connection.abort()
         self._kept.clear()
 
@@ -93,6 +97,9 @@ class EngineClient:
             connection.abort()
         return None
 
+    def opened(self, connection: Connection) -> None:
+        self._open.add(connection)
+
     def release(self, connection: Connection) -> None:
         if not self._is_closed and len(self._kept) < MOST_KEPT and connection.renew():
             self._kept.append(connection)
@@ -100,6 +107,7 @@ class EngineClient:
             connection.abort()
 
     def forget(self, connection: Connection) -> None:
+        self._open.discard(connection)
         if connection in self._kept:
             self._kept.remove(connection)
 
@@ -253,6 +261,9 @@ class _Exchange:
 
 
 def _reason(exc: Exception) -> str:
+    """Why there is no connection, in the system's words: those of event loops differ, and name addresses."""
     if isinstance(exc, asyncio.TimeoutError):
         return "no connection in time"
+    if isinstance(exc, OSError) and exc.errno and not isinstance(exc, (ssl.SSLError, socket.gaierror)):
+        return os.strerror(exc.errno)
     return getattr(exc, "strerror", None) or type(exc).__name__

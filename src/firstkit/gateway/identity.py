@@ -57,4 +57,5 @@ def needs(scope: KeyScope) -> Dependency:
     def check(request: Request) -> None:
         permit(identity_of(request), scope)
 
-    return Depends(check)
+    dependency: Dependency = Depends(check)
+    return dependency

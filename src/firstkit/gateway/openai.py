@@ -33,7 +33,7 @@ class RelayedAnswer(Response):
         self.call = call
         self.background = None
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - as ASGI has it
         async with Client(receive, send, self.call.account.request_id) as client:
             await self.relay.serve(self.call, client)
 

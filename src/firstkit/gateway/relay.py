@@ -10,6 +10,7 @@ import asyncio
 import logging
 from dataclasses import dataclass, field
 from math import inf
+from typing import Any
 
 from firstkit.accounting.spool import Spool
 from firstkit.clock import monotonic
@@ -101,12 +102,13 @@ class _Passage:
 
     async def _turn(self, ticket: Ticket) -> Route:
         deadline = self.arrived + self.call.patience.max_wait_s
+        news: set[asyncio.Future[Any]] = {ticket.route, self.client.gone}
         while not ticket.route.done():
             left = deadline - monotonic()
             if left <= 0:
                 raise self.forecasts.not_ready(self.call.model)
             await asyncio.wait(
-                {ticket.route, self.client.gone},
+                news,
                 timeout=min(left, self._silence_left(COMMENT_EVERY_S)),
                 return_when=asyncio.FIRST_COMPLETED,
             )

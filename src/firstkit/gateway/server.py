@@ -109,7 +109,7 @@ class Process:
         admin = _uvicorn(Guard(Identify(app, local_admin)))
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, lambda: (_stop(public), _stop(admin)))
+            loop.add_signal_handler(number, _stop, public, admin)
         logger.info("listening on %s", self.config.server.listen, extra={"action": "listen"})
         await asyncio.gather(
             public.serve([listener]), admin.serve([_listen_unix(str(self.config.server.path("admin.sock")))])
@@ -181,8 +181,9 @@ def _uvicorn(app: ASGIApp) -> Server:
     )
 
 
-def _stop(server: Server) -> None:
-    server.should_exit = True
+def _stop(*servers: Server) -> None:
+    for server in servers:
+        server.should_exit = True
 
 
 def _listen(config: Config) -> socket.socket:

@@ -189,9 +189,13 @@ class _Peer(asyncio.Protocol):
 
     def _hear(self, line: bytes) -> None:
         try:
-            message = json.loads(line)
-            if not isinstance(message, dict):
-                raise TypeError("a message is an object")
-            self._on_message(message)
+            self._on_message(_object(line))
         except Exception:  # a boundary: one message that nobody understands must not silence the next
             logger.exception("a message was not understood", extra={"action": "wake_message"})
+
+
+def _object(line: bytes) -> dict[str, Any]:
+    message = json.loads(line)
+    if not isinstance(message, dict):
+        raise TypeError("a message is an object")
+    return message

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 from collections.abc import Callable
@@ -52,6 +53,7 @@ class Collected:
         self.body = b""
         self.tail: Tail | None = None
         self.calls: list[str] = []
+        self.sent_bytes = 0
         self.exchange: Exchange
         self.on_piece: Callable[[bytes], None] = lambda data: None
         self._ended = asyncio.Event()
@@ -85,6 +87,11 @@ async def until(condition: Callable[[], Any], what: str) -> None:
         await asyncio.sleep(0.005)
 
 
+async def alone() -> None:
+    """Wait until everything that the test started has ended, so that its loop closes with nothing open."""
+    await until(lambda: len(asyncio.all_tasks()) == 1, "all other tasks to end")
+
+
 class Fake:
     """A fake engine in this process, on a UNIX socket, with a client for it. Counts the connections made to it."""
 
@@ -94,6 +101,9 @@ class Fake:
             argv += [f"--{name.replace('_', '-')}", str(value)]
         self.folder = folder
         self.connections = 0
+        self.gate = asyncio.Event()
+        """While it is not set, requests stay unanswered."""
+        self.gate.set()
         self._options = parse(argv)
         self.engine: QuickEngine = BEHAVIOURS[behaviour](self._options)
         self._server: asyncio.Server | None = None
@@ -102,11 +112,17 @@ class Fake:
     def target(self, **values: Any) -> Target:
         return Target(**{"address": Address("engine.sock"), "folder": str(self.folder), "habits": Habits(), **values})
 
+    def use(self, **target: Any) -> None:
+        """Go on with another client, for a target with these values."""
+        self.client.close()
+        self.client = EngineClient(self.target(**target))
+
     async def __aenter__(self) -> Fake:
         async def handle(request: Any, connection: Any) -> None:
             if not hasattr(connection, "is_counted"):
                 connection.is_counted = True
                 self.connections += 1
+            await self.gate.wait()
             await self.engine.handle(request, connection)
 
         self._server = await serve(handle, self._options.socket, None)
@@ -117,7 +133,8 @@ class Fake:
         self.client.close()
         assert self._server is not None
         self._server.close()
-        await until(lambda: self.engine.stats.in_flight == 0, "the fake to notice that its clients are gone")
+        await alone()
+        assert self.engine.stats.in_flight == 0
 
     def open(self, path: str = CHAT, stream: bool = True, idle_timeout_s: float = 30, **body: Any) -> Collected:
         """Start a request; the body has a prompt of two words."""
@@ -129,13 +146,17 @@ class Fake:
         return sink
 
 
-def send(client: EngineClient, path: str = CHAT, stream: bool = True, idle_timeout_s: float = 30, **body: Any) -> Collected:
+def send(
+    client: EngineClient, path: str = CHAT, stream: bool = True, idle_timeout_s: float = 30, **body: Any
+) -> Collected:
+    """Start a request with a prompt of two words; ``sent_bytes`` of the sink is the size of its body."""
     given = {"messages": [{"role": "user", "content": "two words"}], "prompt": "two words", "input": "two words"}
     key = {CHAT: "messages", "/v1/completions": "prompt"}.get(path, "input")
     if stream:
         body = {"stream": True, "stream_options": {"include_usage": True}, **body}
     sent = json.dumps({key: given[key], **body}).encode()
     sink = Collected()
+    sink.sent_bytes = len(sent)
     opened = Open("rep-1", "POST", path, len(sent), {}, stream, False, idle_timeout_s)
     sink.exchange = client.open(opened, sent, sink)
     assert sink.calls == [], "the sink hears nothing before open returns"
@@ -161,6 +182,7 @@ class Script:
         self.client.close()
         assert self._server is not None
         self._server.close()
+        await alone()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
@@ -168,7 +190,8 @@ class Script:
         self.requests.append(head + await reader.readexactly(length))
         writer.write(self._answers.pop(0))
         if self._hold:
-            await reader.read()
+            with contextlib.suppress(ConnectionError):
+                await reader.read()
         writer.close()
 
 

@@ -1,17 +1,20 @@
 """Events come out the same however their bytes come in."""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from firstkit.engines.sse import EventSplitter, EventTooLong, is_named_error, payload_of
 
-PIECES = st.lists(st.sampled_from([b"data: a", b"x", b"\n", b"\r\n", b"\n\n", b"\r\n\r\n", b"\r", b": c", b""]), max_size=30)
+PARTS = [b"data: a", b"x", b"\n", b"\r\n", b"\n\n", b"\r\n\r\n", b"\r", b": c", b""]
+PIECES = st.lists(st.sampled_from(PARTS), max_size=30)
 
 
 def split_at(data: bytes, cuts: list[int]) -> list[bytes]:
     edges = [0, *sorted(c % (len(data) + 1) for c in cuts), len(data)]
-    return [data[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    return [data[a:b] for a, b in itertools.pairwise(edges)]
 
 
 def events_of(pieces: list[bytes]) -> tuple[list[bytes], bytes]:

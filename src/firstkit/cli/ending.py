@@ -1,0 +1,52 @@
+"""The end of everything: ``first serve`` first, so that nobody starts anything new, then all jobs."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from firstkit.errors import SchedulerSilent
+
+if TYPE_CHECKING:
+    from firstkit.clusters.carrier import ClusterClient
+    from firstkit.config import Config
+
+LIMIT_S = 60.0
+POLL_S = 0.1
+
+
+def end_jobs(config: Config) -> list[str]:
+    """Cancel all jobs on all clusters with a scheduler and wait for their ends; returns their ids.
+
+    Raises SchedulerSilent, naming the jobs, when some have not ended within the limit.
+    """
+    return asyncio.run(_end_jobs(config))
+
+
+async def _end_jobs(config: Config) -> list[str]:
+    from firstkit.clusters.carrier import cluster_client
+
+    names = [name for name, cluster in config.clusters.items() if cluster.kind == "batch"]
+    used = [name for name in names if _was_used(config.cluster_state_dir(name))]
+    ended = await asyncio.gather(*(_end_on(cluster_client(config, name)) for name in used))
+    return [job_id for job_ids in ended for job_id in job_ids]
+
+
+async def _end_on(client: ClusterClient) -> list[str]:
+    told: list[str] = []
+    deadline = time.monotonic() + LIMIT_S
+    while living := [job_id for job_id, news in (await client.poll()).items() if not news.state.is_final]:
+        if time.monotonic() > deadline:
+            raise SchedulerSilent(f"still running after {LIMIT_S:.0f} s: {', '.join(living)}.")
+        for job_id in living:
+            if job_id not in told:
+                await client.cancel(job_id)
+                told.append(job_id)
+        await asyncio.sleep(POLL_S)
+    return told
+
+
+def _was_used(state_dir: Path) -> bool:
+    return (state_dir / "jobs").is_dir()

@@ -1,0 +1,91 @@
+"""The command ``first``. Commands import what is heavy inside themselves: each has to answer in less than 0.4 s."""
+
+from __future__ import annotations
+
+import gc
+
+was_collecting = gc.isenabled()
+gc.disable()  # collecting among all that imports make would take a quarter of their time
+
+import os  # noqa: E402
+import sys  # noqa: E402
+from typing import Annotated, NoReturn  # noqa: E402
+
+import typer  # noqa: E402
+
+from firstkit.cli import chat, checking, cluster, connection, doctor, down, keys, serving, status, up, usage  # noqa: E402
+from firstkit.cli.light import lighten  # noqa: E402
+from firstkit.errors import FirstError  # noqa: E402
+
+if was_collecting:
+    gc.enable()
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    # rich's help and tracebacks would be imported for nothing but colour
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (
+    up.up,
+    down.down,
+    connection.connection,
+    status.status,
+    status.models,
+    chat.chat,
+    status.logs,
+):
+    app.command()(command)
+app.add_typer(keys.app, name="keys")
+app.command()(usage.usage)
+app.add_typer(checking.app, name="config")
+app.command()(doctor.doctor)
+app.command()(serving.serve)
+app.command()(cluster.cluster)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from firstkit import __version__
+
+        print(f"first {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """FIRST: batch clusters and single machines as one private inference service."""
+
+
+def run() -> NoReturn:
+    """The entry point: what can be foreseen to go wrong becomes a sentence, here at the latest."""
+    gc.disable()  # for what commands import; those that take long switch it on again
+    try:
+        try:
+            lighten()
+            app(prog_name="first")
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader has enough. Nothing more may be written, not even by the interpreter when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except FirstError as exc:
+        print(f"Error: {exc.message}", "'first doctor' looks at what is missing.", sep="\n", file=sys.stderr)
+    except OSError as exc:
+        where = f": {exc.filename}" if exc.filename else ""
+        print(
+            f"Error: {exc.strerror or exc}{where}",
+            "'first doctor' looks at what is missing.",
+            sep="\n",
+            file=sys.stderr,
+        )
+    sys.exit(1)
