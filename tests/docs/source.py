@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import importlib
 import re
 from collections.abc import Iterator
@@ -160,7 +161,7 @@ def _scope_of(route: APIRoute) -> str:
 def _passes(check: Any, scope: Scope) -> bool:
     identity = Identity("u", "u", "p", "k", frozenset({scope.value}))
     try:
-        check(SimpleNamespace(state=SimpleNamespace(identity=identity)))
+        asyncio.run(check(SimpleNamespace(state=SimpleNamespace(identity=identity))))
     except Forbidden:
         return False
     return True

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import itertools
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import openai
@@ -16,12 +18,16 @@ COLD = {"hot": 0, "max": 1, "max_in_flight": 4, "idle_timeout": 2}
 ASK: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
 
 
-def raw_post(lab: Lab, body: dict[str, Any], **headers: str) -> http.client.HTTPResponse:
+@contextlib.contextmanager
+def raw_post(lab: Lab, body: dict[str, Any], **headers: str) -> Iterator[http.client.HTTPResponse]:
+    """One request, its connection closed at the end."""
     connection = http.client.HTTPConnection("127.0.0.1", lab.port, timeout=60)
     names = {"authorization": f"Bearer {lab.key}", "content-type": "application/json"}
     names |= {key.replace("_", "-"): value for key, value in headers.items()}
-    connection.request("POST", "/v1/chat/completions", json.dumps(body), names)
-    return connection.getresponse()
+    with contextlib.closing(connection):
+        connection.request("POST", "/v1/chat/completions", json.dumps(body), names)
+        with connection.getresponse() as answer:
+            yield answer
 
 
 def test_cold_model_starts_stops_and_starts_again(database_url: str) -> None:
@@ -42,9 +48,9 @@ def test_cold_model_starts_stops_and_starts_again(database_url: str) -> None:
 def test_stream_hears_position_and_eta_while_it_waits(database_url: str) -> None:
     engine = fake_engine("QuickEngine", tokens=3, load_delay=2)
     with running(one_model(engine, scale=COLD), database_url) as lab:
-        answer = raw_post(lab, ASK | {"stream": True}, x_first_hold="0.2")
-        assert answer.status == 200
-        text = answer.read().decode()
+        with raw_post(lab, ASK | {"stream": True}, x_first_hold="0.2") as answer:
+            assert answer.status == 200
+            text = answer.read().decode()
         assert text.startswith(": position=1 status=")
         assert "eta_s=" in text
         assert text.endswith("data: [DONE]\n\n")
@@ -53,8 +59,8 @@ def test_stream_hears_position_and_eta_while_it_waits(database_url: str) -> None
 def test_fail_when_cold_is_answered_at_once_and_starts_nothing(database_url: str) -> None:
     engine = fake_engine("QuickEngine", load_delay=30)
     with running(one_model(engine, scale=COLD), database_url) as lab:
-        answer = raw_post(lab, ASK, x_first_on_cold="fail")
-        error = json.loads(answer.read())["error"]
+        with raw_post(lab, ASK, x_first_on_cold="fail") as answer:
+            error = json.loads(answer.read())["error"]
         assert answer.status == 503
         assert error["code"] == "model_not_ready"
         assert error["status"] == "offline"
@@ -66,13 +72,14 @@ def test_fail_when_cold_is_answered_at_once_and_starts_nothing(database_url: str
 def test_plain_request_waits_as_long_as_it_says(database_url: str) -> None:
     engine = fake_engine("QuickEngine", load_delay=600)
     with running(one_model(engine, scale=COLD), database_url) as lab:
-        answer = raw_post(lab, ASK, x_first_max_wait="0.5")
-        assert answer.status == 503
-        error = json.loads(answer.read())["error"]
+        with raw_post(lab, ASK, x_first_max_wait="0.5") as answer:
+            assert answer.status == 503
+            error = json.loads(answer.read())["error"]
         assert error["type"] == "server_error"
         assert "eta_s" in error
         wait_for("the wait was demand", lambda: lab.model_status() == "starting")
-        late = raw_post(lab, ASK | {"stream": True}, x_first_hold="0", x_first_max_wait="0.5").read().decode()
+        with raw_post(lab, ASK | {"stream": True}, x_first_hold="0", x_first_max_wait="0.5") as answer:
+            late = answer.read().decode()
         assert '"code": "model_not_ready"' in late
         assert "[DONE]" not in late
 
@@ -84,10 +91,10 @@ def test_full_line_answers_429(database_url: str) -> None:
         headers = {"authorization": f"Bearer {lab.key}"}
         waiting.request("POST", "/v1/chat/completions", json.dumps(ASK), headers)
         wait_for("one waits", lambda: lab.status()["models"][0]["waiting"] == 1)
-        answer = raw_post(lab, ASK)
-        assert answer.status == 429
-        assert answer.headers["retry-after"]
-        assert json.loads(answer.read())["error"]["code"] == "overloaded"
+        with raw_post(lab, ASK) as answer:
+            assert answer.status == 429
+            assert answer.headers["retry-after"]
+            assert json.loads(answer.read())["error"]["code"] == "overloaded"
         waiting.close()
         wait_for("who hung up left the line", lambda: lab.status()["models"][0]["waiting"] == 0)
 
@@ -97,8 +104,8 @@ def test_engine_that_dies_at_load_backs_off_and_shows_its_log(database_url: str)
         wait_for("it failed three times", lambda: sum(r["state"] == "FAILED" for r in lab.replicas()) >= 3, 60)
         failed = [row for row in lab.replicas() if row["state"] == "FAILED"]
         assert all(row["log_tail"] for row in failed)
-        starts = sorted(row["created_at"] for row in failed)
-        pauses = [(b - a).total_seconds() for a, b in itertools.pairwise(starts)]
+        failed.sort(key=lambda row: row["created_at"])
+        pauses = [(b["created_at"] - a["ended_at"]).total_seconds() for a, b in itertools.pairwise(failed)]
         assert pauses[1] > pauses[0] > 0.9
         assert "fail" in lab.status()["models"][0]["reason"].lower()
 
@@ -126,9 +133,10 @@ def test_replicas_follow_demand_up_to_max(database_url: str) -> None:
     models = one_model(engine, scale={"hot": 1, "max": 2, "max_in_flight": 1, "idle_timeout": 2})
     with running(models, database_url) as lab:
         lab.wait_live()
-        first, second = (raw_post(lab, ASK | {"stream": True}, x_first_hold="0") for _ in range(2))
-        wait_for("a second replica is ready", lambda: sum(r["state"] == "READY" for r in lab.replicas()) == 2)
-        assert first.read().endswith(b"data: [DONE]\n\n")
-        assert second.read().endswith(b"data: [DONE]\n\n")
+        ask = ASK | {"stream": True}
+        with raw_post(lab, ask, x_first_hold="0") as first, raw_post(lab, ask, x_first_hold="0") as second:
+            wait_for("a second replica is ready", lambda: sum(r["state"] == "READY" for r in lab.replicas()) == 2)
+            assert first.read().endswith(b"data: [DONE]\n\n")
+            assert second.read().endswith(b"data: [DONE]\n\n")
         wait_for("one is left", lambda: sum(r["state"] == "READY" for r in lab.replicas()) == 1, 30)
         assert lab.model_status() == "live"

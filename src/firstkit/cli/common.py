@@ -85,6 +85,7 @@ def find_config(path: Path | None) -> Path:
 
 def open_config(path: Path | None) -> Config:
     """The whole configuration, checked; ends the command, naming every fault, when it is not valid."""
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")  # it would look for some in every package that is installed
     from firstkit.config import load_config
 
     found = find_config(path)

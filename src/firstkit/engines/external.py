@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Optional
+from typing import TYPE_CHECKING, Optional
 from urllib.parse import urlsplit
 
 from firstkit.engines.engine import EngineSpec, Facts, Habits, Launch, Place, ReplicaSpec
 from firstkit.engines.launching import ALL_CAPABILITIES, NO_METRICS
-from firstkit.engines.target import Target
 from firstkit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from firstkit.engines.target import Target
 
 HABITS = Habits(keep_s=30.0)
 
@@ -53,6 +55,8 @@ def external_target(spec: EngineSpec, environ: Optional[Mapping[str, str]] = Non
             raise ConfigError(f"api_key_env: the environment variable {spec.api_key_env} is not set")
         if not key.isascii() or not key.isprintable():
             raise ConfigError(f"api_key_env: the value of {spec.api_key_env} cannot go into a header")
+    from firstkit.engines.target import Target  # and with it asyncio: 0.1 s that those who only check need not wait
+
     return Target(url=spec.url, key=key, habits=HABITS)
 
 

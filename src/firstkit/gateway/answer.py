@@ -7,11 +7,12 @@ import json
 from math import ceil
 
 from firstkit import metrics
-from firstkit.errors import ApiError, EngineFailed, EngineTimeout, InvalidRequest, TooLarge
+from firstkit.errors import ApiError, EngineFailed, EngineTimeout, InvalidRequest, Overloaded, TooLarge
 from firstkit.links.messages import Exchange, Head, Outcome, Tail, Usage
 
 BUFFER_BYTES = 1024 * 1024
 """More than this waits for a slow client nowhere in the gateway: its stream is paused at the pilot."""
+ENGINE_RETRY_S = 5.0
 
 
 class Answer:
@@ -110,7 +111,14 @@ def error_of(tail: Tail, head: Head | None = None, body: bytes = b"") -> ApiErro
 
 
 def _refusal(status: int, body: bytes) -> ApiError:
-    """An engine's own 4xx as our error: its sentence and parameter are kept, its shape is not."""
+    """An engine's own 4xx as our error: its sentence and parameter are kept, its shape is not.
+
+    What it says of our key is no news for clients, who sent another one, and may repeat it.
+    """
+    if status in (401, 403):
+        return EngineFailed("The engine does not accept the key that it was given.")
+    if status == 429:
+        return Overloaded("The engine takes no more requests now.", retry_after_s=ENGINE_RETRY_S)
     try:
         data = json.loads(body)
     except (ValueError, RecursionError):

@@ -27,13 +27,21 @@ _DESCRIPTION = (
 
 def build_app(gateway: Gateway) -> FastAPI:
     """The application of one gateway, without its middleware."""
-    app = FastAPI(title="FIRST", version=__version__, description=_DESCRIPTION, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="FIRST",
+        version=__version__,
+        description=_DESCRIPTION,
+        openapi_url=None,  # our own route for it names its scope
+        docs_url=None,
+        redoc_url=None,
+        telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False},
+    )
     app.router.redirect_slashes = False
-    app.openapi_url = None
     app.state.gateway = gateway
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(Exception, _fault)
     openai.install(app)
     admin.install(app)
     _install_docs(app)
@@ -79,12 +87,19 @@ async def _api_error(_: Request, error: Exception) -> Response:
     return response
 
 
+async def _fault(_: Request, error: Exception) -> Response:
+    """Leave a fault of ours to the guard: Starlette would answer in its own shape before it gets there."""
+    raise error
+
+
 async def _http_error(request: Request, error: Exception) -> Response:
     status = getattr(error, "status_code", 500)
     if status == 404:
         return await _api_error(request, NotFound())
     if status == 405:
-        return await _api_error(request, MethodNotAllowed())
+        response = await _api_error(request, MethodNotAllowed())
+        response.headers.update(getattr(error, "headers", None) or {})
+        return response
     return await _api_error(request, InvalidRequest(str(getattr(error, "detail", "The request is not valid."))))
 
 

@@ -54,7 +54,7 @@ def identity_of(request: Request) -> Identity:
 def needs(scope: KeyScope) -> Dependency:
     """Dependency of a route: only identities with ``scope`` come in."""
 
-    def check(request: Request) -> None:
+    async def check(request: Request) -> None:  # a plain function would cost a thread for each request
         permit(identity_of(request), scope)
 
     dependency: Dependency = Depends(check)

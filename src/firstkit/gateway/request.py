@@ -17,14 +17,14 @@ from firstkit.accounting.spool import OpenEntry, Spool, UsageEntry
 from firstkit.auth.authenticator import Authenticator, Identity
 from firstkit.auth.permissions import Scope, require
 from firstkit.clock import now
-from firstkit.errors import HeadersTooLarge, InvalidRequest, Unauthenticated
+from firstkit.errors import HeadersTooLarge, InvalidRequest, TooLarge, Unauthenticated
 from firstkit.ids import new_id
 from firstkit.links.messages import Outcome, Tail, Usage
 
 MAX_HEADERS = 100
 MAX_HEADER_BYTES = 32 * 1024
 MAX_BODY_BYTES = 32 * 1024 * 1024
-_HOST = re.compile(rb"^(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::\d{1,5})?$")
+_HOST = re.compile(rb"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,16 +47,20 @@ class RequestHead:
 
 
 def guard(head: RequestHead) -> None:
-    """Refuse what parsers disagree about: desynchronised lengths, missing or doubled Host, endless headers."""
+    """Refuse what parsers disagree about, desynchronised lengths, a missing or doubled Host; and what is too large."""
     size = sum(len(key) + len(value) + 4 for key, value in head.headers)
     if len(head.headers) > MAX_HEADERS or size > MAX_HEADER_BYTES:
         raise HeadersTooLarge(f"At most {MAX_HEADERS} headers and {MAX_HEADER_BYTES} bytes of them are allowed.")
     hosts = head.values(b"host")
-    if len(hosts) != 1 or not _HOST.match(hosts[0]):
+    if len(hosts) != 1 or not _HOST.fullmatch(hosts[0]):
         raise InvalidRequest("Exactly one valid Host header is needed.", param="host")
     lengths = head.values(b"content-length")
     if len(lengths) > 1 or (lengths and head.values(b"transfer-encoding")):
         raise InvalidRequest("Content-Length may stand once, and not beside Transfer-Encoding.", param="content-length")
+    if lengths and not re.fullmatch(rb"[0-9]{1,19}", lengths[0]):
+        raise InvalidRequest("Content-Length must be a number.", param="content-length")
+    if lengths and int(lengths[0]) > MAX_BODY_BYTES:
+        raise TooLarge(f"The request body is larger than {MAX_BODY_BYTES} bytes.")
     if head.values(b"content-encoding"):
         raise InvalidRequest("Compressed request bodies are not accepted.", param="content-encoding")
 

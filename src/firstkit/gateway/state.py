@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from firstkit.auth.authenticator import Authenticator, Identity
@@ -35,6 +35,10 @@ class Gateway:
     relay: Relay
     wake: WakeServer
     started_at: datetime
+    _capabilities: dict[str, frozenset[str]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._capabilities = _capabilities(self.config)
 
     def canonical(self, name: str) -> str:
         """The canonical name of a model; raises ModelNotFound, also for models that the caller may not see."""
@@ -45,11 +49,7 @@ class Gateway:
 
     def capabilities(self, model: str) -> frozenset[str]:
         """What a model can answer on any of its deployments."""
-        can: frozenset[str] = frozenset()
-        for deployment in self.config.deployments():
-            if deployment.model == model:
-                can |= engine_of(deployment.engine.kind).capabilities(deployment.replica_spec(""))
-        return can
+        return self._capabilities[model]
 
     async def identify(self, head: RequestHead) -> Identity:
         return await identify(head, self.authenticator)
@@ -58,6 +58,15 @@ class Gateway:
 def names(config: Config) -> dict[str, str]:
     """Every name that clients may use -> the canonical name of the model."""
     return {name: model for model, entry in config.models.items() for name in (model, *entry.aliases)}
+
+
+def _capabilities(config: Config) -> dict[str, frozenset[str]]:
+    """By model: read once, since taking all deployments apart takes longer than a request may."""
+    can: dict[str, frozenset[str]] = {}
+    for deployment in config.deployments():
+        known = engine_of(deployment.engine.kind).capabilities(deployment.replica_spec(""))
+        can[deployment.model] = can.get(deployment.model, frozenset()) | known
+    return can
 
 
 def external_route(deployment: ResolvedDeployment) -> Route:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import Callable, Coroutine, Iterable
 from datetime import datetime
 from typing import Any, Protocol
@@ -158,7 +157,6 @@ class ClusterLoop:
             # What runs was wanted by somebody: it is not stopped just because we have forgotten by whom.
             alive = sum(row.deployment == deployment.name for row in replicas)
             self._world.assume(deployment.model, alive * deployment.scale.max_in_flight)
-        self._beside("capacity", self._read_capacity())
 
     async def _take_in(self) -> tuple[list[JobRow], list[ReplicaRow]]:
         """The living jobs and replicas, after all that was heard of them has been written down."""
@@ -226,13 +224,17 @@ class ClusterLoop:
         self, desired: list[Desired], jobs: list[ObservedJob], replicas: list[ReplicaRow], has_acted: bool
     ) -> float:
         is_settled = all(job.row.state is JobState.RUNNING and job.report is not None for job in jobs)
+        if self._capacity is None and not self._rhythm.is_silent:
+            self._beside("capacity", self._read_capacity())
         self._rhythm.note(has_jobs=bool(jobs), is_calm=is_settled)
         if self._rhythm.is_due and "poll" not in self._under_way:
             self._beside("poll", self._poll())
-        above_hot = sum(want.wanted for want in desired) > sum(want.deployment.scale.hot for want in desired)
-        lacks = len(replicas) != sum(want.wanted for want in desired)
-        is_calm = is_settled and not lacks and not above_hot and not has_acted
-        return min(CALM_S if is_calm else BUSY_S, self._rhythm.left_s)
+        wanted = sum(want.wanted for want in desired)
+        is_more = wanted > sum(want.deployment.scale.hot for want in desired)
+        is_calm = is_settled and len(replicas) == wanted and not is_more and not has_acted
+        at = now()
+        retries_s = [(want.retry_at - at).total_seconds() for want in desired if want.retry_at and want.retry_at > at]
+        return min(CALM_S if is_calm else BUSY_S, self._rhythm.left_s, *retries_s)
 
     # -- acting ------------------------------------------------------------------------------------------------
 
@@ -334,9 +336,9 @@ class ClusterLoop:
         """Whatever goes wrong beside the loop is a line in the log: the next pass sees what is still to be done."""
         try:
             await work
-        except SchedulerSilent as exc:
+        except (SchedulerSilent, SchedulerRefused) as exc:
             self._rhythm.silence()
-            logger.warning("the scheduler is not answering: %s", exc.message, extra=self._extra("silent"))
+            logger.warning("the scheduler is left alone for a while: %s", exc.message, extra=self._extra("silent"))
         except (LinkLost, CallFailed) as exc:
             logger.warning("a pilot was not reached: %s", exc.message, extra=self._extra("call"))
         except FirstError as exc:
@@ -346,7 +348,7 @@ class ClusterLoop:
 
     async def _wait(self, pause_s: float) -> None:
         try:
-            async with asyncio.timeout(pause_s * random.uniform(0.9, 1.0)):  # noqa: S311 - spreads load
+            async with asyncio.timeout(pause_s):
                 await self._wake.wait()
         except TimeoutError:
             return

@@ -49,8 +49,15 @@ def choose_room(rooms: Iterable[Room], needs: Resources) -> Room | None:
 
 
 def replicas_per_job(needs: Resources, cluster: Capacity | None) -> int:
-    """How many replicas a new job of a deployment can hold: one, or what fits on a whole node that it has alone."""
-    if not needs.exclusive or cluster is None or cluster.nodes < 1:
+    """How many replicas a new job of a deployment can hold: one, or what fits on a whole node that it has alone.
+
+    0: it will have a node alone, and nobody has said yet how large those are.
+    """
+    if not needs.exclusive:
+        return 1
+    if cluster is None:
+        return 0
+    if cluster.nodes < 1:
         return 1
     limits = [
         (cluster.cpus, max(1, needs.cpus_per_node)),

@@ -160,7 +160,7 @@ def _start(work: _Work, deployment: ResolvedDeployment, missing: int) -> None:
         work.actions.append(StartReplica(deployment.name, room.job_id))
         missing -= 1
     per_job = replicas_per_job(needs, work.cluster)
-    while missing > 0:
+    while missing > 0 and per_job:
         work.actions.append(SubmitJob(deployment.name, min(missing, per_job)))
         missing -= per_job
 

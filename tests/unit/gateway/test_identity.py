@@ -5,102 +5,84 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from fastapi import FastAPI
-from starlette.responses import PlainTextResponse
+from starlette.requests import Request
 
-from firstkit.auth.permissions import Identity, Scope
+from firstkit.auth.permissions import Identity
 from firstkit.errors import StoreUnavailable, Unauthenticated
+from firstkit.gateway.app import build_app
 from firstkit.gateway.guard import Guard
-from firstkit.gateway.identity import LOCAL_ADMIN, Identify, identity_of, local_admin, needs
+from firstkit.gateway.identity import LOCAL_ADMIN, Identify, identity_of, local_admin
 from firstkit.gateway.request import RequestHead
-from unit.gateway.support import ask
+from firstkit.gateway.state import Gateway
+from unit.gateway.support import Answer, ask
 
-WHO = Identity("u", "user", "p", "prefix", frozenset({"inference"}))
-
-
-def app(identify_head: Any) -> Guard:
-    """Routes that show who came, behind the layers of the gateway."""
-    routes = FastAPI(openapi_url=None)
-
-    @routes.get("/health")
-    @routes.get("/ready")
-    @routes.get("/healthy")
-    async def anybody() -> PlainTextResponse:
-        return PlainTextResponse("open")
-
-    @routes.get("/inference", dependencies=[needs(Scope.INFERENCE)])
-    @routes.get("/admin", dependencies=[needs(Scope.ADMIN)])
-    async def scoped() -> PlainTextResponse:
-        return PlainTextResponse("in")
-
-    return Guard(Identify(routes, identify_head))
+USER = Identity("u", "user", "p", "prefix", frozenset({"inference"}))
+ROUTES = {"inference": ["/v1/models", "/openapi.json", "/docs"], "metrics": ["/metrics"], "admin": ["/admin/status"]}
 
 
 async def nobody(head: RequestHead) -> Identity:
     raise Unauthenticated
 
 
-async def user(head: RequestHead) -> Identity:
-    return WHO
+async def silent(head: RequestHead) -> Identity:
+    raise StoreUnavailable
+
+
+async def get(gateway: Gateway, path: str, identify_head: Any, forged: Any = None) -> Answer:
+    """Come as whoever ``identify_head`` finds, with an identity in the scope that nobody should believe."""
+    return await ask(Guard(Identify(build_app(gateway), identify_head)), path, identity=forged)
 
 
 @pytest.mark.parametrize("path", ["/health", "/ready"])
-async def test_two_paths_are_open(path: str) -> None:
-    assert (await ask(app(nobody), path, identity=None)).body == b"open"
+async def test_two_paths_are_open(gateway: Gateway, path: str) -> None:
+    assert (await get(gateway, path, nobody)).status == 200
 
 
-@pytest.mark.parametrize(
-    "path", ["/healthy", "/health/", "/HEALTH", "//health", "/ready/x", "/", "/inference", "/nope"]
-)
-async def test_no_other_path_is(path: str) -> None:
-    answer = await ask(app(nobody), path, identity=None)
+PATHS = ["/healthy", "/health/", "/HEALTH", "//health", "/ready/x", "/", "/v1/models", "/docs", "/metrics", "/nope"]
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_no_other_path_is(gateway: Gateway, path: str) -> None:
+    answer = await get(gateway, path, nobody)
     assert (answer.status, answer.error["code"]) == (401, "invalid_api_key")
 
 
-async def test_an_authority_that_is_silent_is_no_refusal() -> None:
-    async def silent(head: RequestHead) -> Identity:
-        raise StoreUnavailable
-
-    assert (await ask(app(silent), "/inference", identity=None)).status == 503
+async def test_an_authority_that_is_silent_is_no_refusal(gateway: Gateway) -> None:
+    answer = await get(gateway, "/v1/models", silent)
+    assert (answer.status, answer.error["code"]) == (503, "store_unavailable")
 
 
-async def test_a_scope_opens_its_routes_only() -> None:
-    assert (await ask(app(user), "/inference", identity=None)).body == b"in"
-    answer = await ask(app(user), "/admin", identity=None)
-    assert (answer.status, answer.error["code"]) == (403, "insufficient_scope")
+@pytest.mark.parametrize("held", ROUTES)
+async def test_a_scope_opens_its_routes_only(gateway: Gateway, held: str) -> None:
+    async def somebody(head: RequestHead) -> Identity:
+        return Identity("u", "user", "p", "prefix", frozenset({held}))
+
+    for scope, paths in ROUTES.items():
+        for path in paths:
+            answer = await get(gateway, path, somebody)
+            assert answer.status == (200 if scope == held else 403), path
+            assert scope == held or answer.error["code"] == "insufficient_scope"
 
 
-async def test_an_identity_that_came_from_elsewhere_is_replaced() -> None:
-    forged = Identity("root", "root", "p", "prefix", frozenset({"admin"}))
-    assert (await ask(app(user), "/admin", identity=forged)).status == 403
+async def test_an_identity_that_came_from_elsewhere_is_replaced(gateway: Gateway) -> None:
+    async def user(head: RequestHead) -> Identity:
+        return USER
+
+    assert (await get(gateway, "/admin/status", user, forged=LOCAL_ADMIN)).status == 403
 
 
-async def test_a_route_without_the_middleware_lets_nobody_in() -> None:
-    routes = FastAPI(openapi_url=None)
-    routes.get("/x", dependencies=[needs(Scope.INFERENCE)])(lambda: "in")
-    for forged in (None, "root", {"scopes": ["inference"]}):
-        assert (await ask(Guard(routes), "/x", identity=forged)).status == 401  # type: ignore[arg-type]
+@pytest.mark.parametrize("forged", [None, "root", {"scopes": ["admin"]}])
+async def test_without_the_middleware_nobody_comes_in(gateway: Gateway, forged: Any) -> None:
+    assert (await ask(Guard(build_app(gateway)), "/admin/status", identity=forged)).status == 401
 
 
-async def test_whoever_opens_the_admin_socket_is_an_admin_but_asks_no_model() -> None:
-    assert await local_admin(RequestHead("GET", "/", [])) is LOCAL_ADMIN
+async def test_whoever_opens_the_admin_socket_is_an_admin_but_asks_no_model(gateway: Gateway) -> None:
     assert LOCAL_ADMIN.scopes == {"metrics", "admin"}
-    assert (await ask(app(local_admin), "/admin", identity=None)).body == b"in"
-    assert (await ask(app(local_admin), "/inference", identity=None)).status == 403
+    assert (await get(gateway, "/admin/status", local_admin)).status == 200
+    assert (await get(gateway, "/v1/models", local_admin)).status == 403
 
 
-async def test_the_route_sees_who_came() -> None:
-    seen: list[Identity] = []
-    routes = FastAPI(openapi_url=None)
-
-    @routes.get("/x")
-    async def who(request: Any) -> None: ...
-
-    async def plain(scope: Any, receive: Any, send: Any) -> None:
-        from starlette.requests import Request
-
-        seen.append(identity_of(Request(scope)))
-        await PlainTextResponse("")(scope, receive, send)
-
-    await ask(Identify(plain, user), "/x", identity=None)
-    assert seen == [WHO]
+def test_the_route_sees_who_came() -> None:
+    assert identity_of(Request({"type": "http", "state": {"identity": USER}})) is USER
+    with pytest.raises(Unauthenticated):
+        identity_of(Request({"type": "http", "state": {}}))

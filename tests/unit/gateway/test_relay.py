@@ -29,35 +29,48 @@ Step = Callable[[Sink], None]
 
 
 class Scripted:
-    """An upstream that plays steps to the sink, one a turn of the loop; cancel ends it as a pilot would."""
+    """An upstream that plays steps to each sink, one a turn of the loop; cancel ends a request as a pilot would."""
 
     def __init__(self, *steps: Step) -> None:
         self.steps = steps
         self.opened: list[bytes] = []
-        self.is_cancelled = False
+        self.cancels = 0
         self.pauses = 0
+        self.resumes = 0
 
-    def open(self, request: Open, body: bytes, sink: Sink) -> Scripted:
+    def open(self, request: Open, body: bytes, sink: Sink) -> Played:
         self.opened.append(body)
-        self.sink = sink
-        asyncio.ensure_future(self._play(sink))
-        return self
+        return Played(self, sink)
 
-    async def _play(self, sink: Sink) -> None:
-        for step in self.steps:
+
+class Played:
+    """One request at a Scripted. After its tail all calls do nothing."""
+
+    def __init__(self, upstream: Scripted, sink: Sink) -> None:
+        self.upstream = upstream
+        self.sink = sink
+        self.has_ended = False
+        asyncio.ensure_future(self._play())
+
+    async def _play(self) -> None:
+        for step in self.upstream.steps:
             await asyncio.sleep(0)
-            step(sink)
+            if self.has_ended:
+                return
+            step(self.sink)
+            self.has_ended = getattr(self.sink, "tail", None) is not None
 
     def cancel(self) -> None:
-        if not self.is_cancelled:
-            self.is_cancelled = True
+        if not self.has_ended:
+            self.has_ended = True
+            self.upstream.cancels += 1
             self.sink.on_tail(Tail(Outcome.CANCELLED, Usage(3, 1, True)))
 
     def pause(self) -> None:
-        self.pauses += 1
+        self.upstream.pauses += 1
 
     def resume(self) -> None:
-        self.pauses -= 1
+        self.upstream.resumes += 1
 
 
 class Wire:
@@ -215,6 +228,18 @@ async def test_refusal_of_the_engine_keeps_its_sentence(world: World) -> None:
     assert (error["message"], error["param"], error["type"]) == ("too long", "messages", "invalid_request_error")
 
 
+@pytest.mark.parametrize(("status", "said"), [(401, 502), (403, 502), (404, 400), (413, 413), (429, 429)])
+async def test_refusal_that_is_not_the_client_s_doing(world: World, status: int, said: int) -> None:
+    def refusal(sink: Sink) -> None:
+        sink.on_head(Head(status, "application/json"))
+        sink.on_data(b'{"error": {"message": "wrong key: canary"}}')
+
+    world.add(Scripted(refusal, tail(Outcome.REJECTED)))
+    wire = await world.ask()
+    assert wire.status == said
+    assert (b"canary" in wire.body) == (said in (400, 413)), "what is said of our key stays here"
+
+
 async def test_plain_answer_is_sent_whole(world: World) -> None:
     answer = b'{"choices": []}'
 
@@ -238,7 +263,7 @@ async def test_client_that_leaves_aborts_and_is_billed_for_what_it_got(world: Wo
         await asyncio.sleep(0)
     wire.hang_up.set()
     await asyncio.wait_for(asking, 5)
-    assert upstream.is_cancelled
+    assert upstream.cancels == 1
     assert route.in_flight == 0
     [line] = world.ended_lines()
     assert "cancelled" in json.dumps(line)
@@ -291,7 +316,7 @@ async def test_slow_reader_pauses_its_own_stream(world: World) -> None:
     upstream = Scripted(head, much, tail(Outcome.COMPLETE))
     world.add(upstream)
     wire = await world.ask()
-    assert upstream.pauses == 0
+    assert upstream.pauses == upstream.resumes == 1
     assert len(wire.body) > len(big)
 
 
