@@ -17,6 +17,8 @@ from pathlib import Path
 import openai
 import psutil
 
+from figures import report
+
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from acceptance.test_openai_client import weights
@@ -97,10 +99,6 @@ def commands(lab: Lab) -> None:
             subprocess.run([first, *arguments.split()], env=environment, check=False, capture_output=True)
             times.append(time.monotonic() - started)
         report(f"first {arguments}", statistics.median(times), "s", 0.4)
-
-
-def report(what: str, value: float, unit: str, limit: float) -> None:
-    print(f"{what:44} {value:8.2f} {unit:3} limit {limit:g} {unit}{'' if value <= limit else '   ABOVE'}", flush=True)
 
 
 def main() -> None:

@@ -133,10 +133,10 @@ def _grouped(replicas: Iterable[ReplicaRow], key: str) -> dict[str, list[Replica
 
 
 def _room(job: ObservedJob, now: datetime) -> Room | None:
-    """What further replicas may take of a job; None while nobody could be told."""
-    if job.report is None or job.row.state is not JobState.RUNNING:
-        return None
+    """What further replicas may take of a job; None where there is none, or while nobody could be told."""
     report, ends_at = job.report, job.row.ends_at
+    if report is None or report.free_cpus < 1 or job.row.state is not JobState.RUNNING:
+        return None
     left_s = inf if ends_at is None else (ends_at - now).total_seconds()
     return Room(job.row.id, report.free_cpus, report.free_gpus, report.free_memory_bytes, job.row.resources, left_s)
 

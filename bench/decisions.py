@@ -1,0 +1,104 @@
+"""What decisions cost on this machine: choosing a replica, planning a cluster. CPU time, the best of several rounds.
+
+python bench/decisions.py           # prints a table; needs make install
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from datetime import timedelta
+
+from figures import report
+from firstkit.clock import now
+from firstkit.config import ResolvedDeployment, Scale
+from firstkit.engines.engine import EngineSpec
+from firstkit.links.messages import PilotReport, ReplicaReport
+from firstkit.reconciler.plan import Desired, ObservedJob, plan
+from firstkit.routing.table import Pool, Route
+from firstkit.schedulers.scheduler import Resources
+from firstkit.states import JobState, ReplicaState
+from firstkit.store.jobs import JobRow, ReplicaRow
+
+ROUNDS = 7
+REPLICAS = 1000
+DEPLOYMENTS = 100
+CORES = Resources(cpus_per_node=4, memory_bytes=2**30)
+
+
+def cpu_s(work: Callable[[], object], times: int) -> float:
+    """CPU seconds of one ``work()``, the best of ROUNDS."""
+    best = float("inf")
+    for _ in range(ROUNDS):
+        started = time.process_time()
+        for _ in range(times):
+            work()
+        best = min(best, (time.process_time() - started) / times)
+    return best
+
+
+class _Nowhere:
+    def open(self, *_: object) -> None: ...
+
+
+def pool() -> Pool:
+    """One model with 1,000 replicas, each with some requests."""
+    chance = random.Random(1)
+    found = Pool()
+    for i in range(REPLICAS):
+        route = Route(f"rep-{i}", "m", "here", _Nowhere(), "m", 16, ReplicaState.READY)  # type: ignore[arg-type]
+        route.in_flight = chance.randrange(16)
+        found.routes.append(route)
+    found.refresh()
+    return found
+
+
+def choosing() -> None:
+    routes = pool()
+
+    def choose() -> None:
+        route = routes.take()
+        if route is not None:
+            routes.give_back(route)
+
+    report(f"choose among {REPLICAS:,} replicas", 1e6 * cpu_s(choose, 2000), "us", 50)
+
+
+def cluster() -> tuple[list[Desired], list[ObservedJob], list[ReplicaRow]]:
+    """100 deployments with 10 replicas each, in jobs of their own; a tenth has too few replicas, a tenth too many."""
+    at = now()
+    desired, jobs, replicas = [], [], []
+    for i in range(DEPLOYMENTS):
+        scale = Scale(hot=1, max=20)
+        deployment = ResolvedDeployment(f"m{i}@here", f"m{i}", "here", EngineSpec("vllm"), "/w", {}, CORES, scale)
+        desired.append(Desired(deployment, 10 + (i % 10 == 0) - (i % 10 == 1)))
+        for j in range(REPLICAS // DEPLOYMENTS):
+            job_id, replica_id = f"job-{i}-{j}", f"rep-{i}-{j}"
+            times = (at - timedelta(hours=1), None, at, None, None, at)
+            jobs.append(
+                ObservedJob(
+                    JobRow(job_id, "here", JobState.RUNNING, "", "1", CORES, None, "n", *times, 0, None),
+                    PilotReport(job_id, (ReplicaReport(replica_id, ReplicaState.READY, in_flight=3),)),
+                )
+            )
+            replicas.append(
+                ReplicaRow(
+                    replica_id, job_id, f"m{i}", f"m{i}@here", "here", ReplicaState.READY, "", "", 8, CORES, 30.0,
+                    at, at, at, None, at,
+                )
+            )  # fmt: skip
+    return desired, jobs, replicas
+
+
+def planning() -> None:
+    desired, jobs, replicas = cluster()
+    at = now()
+    assert len(plan(desired, jobs, replicas, at)) == DEPLOYMENTS // 5, "a start and a stop for a tenth each"
+    what = f"plan for {DEPLOYMENTS} deployments, {REPLICAS:,} replicas"
+    report(what, 1e3 * cpu_s(lambda: plan(desired, jobs, replicas, at), 3), "ms", 20)
+
+
+if __name__ == "__main__":
+    choosing()
+    planning()
