@@ -146,12 +146,10 @@ async def test_jobs_side_by_side_have_cores_of_their_own(lab: Lab) -> None:
 
 
 async def test_a_job_that_does_not_fit_waits_and_is_started_by_the_end_of_the_other(one_core: Lab) -> None:
-    first = await one_core.submit("echo up > up; read line < go")
+    first = await one_core.submit(f"echo up > up; exec {FOREVER}")
     second = await one_core.submit("echo up > up")
     assert (await one_core.client.poll())[second].state is JobState.PENDING
     await one_core.wrote(first, "up")
-    go = one_core.folder / "jobs" / first / "go"
-    os.mkfifo(go)
     assert not (one_core.folder / "jobs" / second / "up").exists()
     os.kill(one_core.record(first).keeper.process.pid, signal.SIGTERM)
     # Nobody polls: the keeper of the first starts the second.

@@ -309,7 +309,10 @@ class ClusterLoop:
 
     async def _stop(self, job_id: str, replica_id: str) -> None:
         logger.info("stopping a replica", extra=self._extra("stop", job_id=job_id, replica_id=replica_id))
-        await self._calls.call(job_id, "stop", replica_id=replica_id, grace_s=DRAIN_S)
+        try:
+            await self._calls.call(job_id, "stop", replica_id=replica_id, grace_s=DRAIN_S)
+        except CallFailed:  # its pilot never had it: the call that should have started it was lost
+            await self._books.move_replica(replica_id, ReplicaState.STOPPED, ended_at=now())
 
     async def _poll(self) -> None:
         asked_at = now()

@@ -315,7 +315,10 @@ class Histories(RuleBasedStateMachine):
                 self.pilots[action.job_id].setdefault(replica_id, fresh)
         elif isinstance(action, StopReplica) and not lost:
             pilot = self.pilots[action.job_id]
-            if not pilot[action.replica_id].state.is_final:
+            if action.replica_id not in pilot:  # its pilot says so
+                row = self.replicas[action.replica_id]
+                self.replicas[row.id] = replace(row, state=ReplicaState.STOPPED, ended_at=self.now)
+            elif not pilot[action.replica_id].state.is_final:
                 pilot[action.replica_id] = ReplicaReport(action.replica_id, ReplicaState.DRAINING)
 
     def submit(self, action: SubmitJob, lost: bool) -> None:
