@@ -41,7 +41,23 @@ DEMAND_EVERY_S = 1.0
 
 
 class Server(uvicorn.Server):
-    """uvicorn without signal handlers of its own: the process has two of it and one handler."""
+    """uvicorn with a slower pulse, and without signal handlers: the process has two of it and one handler."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """Finish what is open within the grace, then end."""
+        self.should_exit = True
+        self._stopping.set()
+
+    async def main_loop(self) -> None:
+        """uvicorn's own wakes ten times a second; what it does then, renewing the Date header, is due once."""
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1.0):
+                    await self._stopping.wait()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -108,8 +124,13 @@ class Process:
         public = _uvicorn(Guard(Identify(app, gateway.identify)))
         admin = _uvicorn(Guard(Identify(app, local_admin)))
         loop = asyncio.get_running_loop()
+
+        def stop() -> None:
+            public.stop()
+            admin.stop()
+
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, _stop, public, admin)
+            loop.add_signal_handler(number, stop)
         logger.info("listening on %s", self.config.server.listen, extra={"action": "listen"})
         await asyncio.gather(
             public.serve([listener]), admin.serve([_listen_unix(str(self.config.server.path("admin.sock")))])
@@ -179,11 +200,6 @@ def _uvicorn(app: ASGIApp) -> Server:
             backlog=4096,
         )
     )
-
-
-def _stop(*servers: Server) -> None:
-    for server in servers:
-        server.should_exit = True
 
 
 def _listen(config: Config) -> socket.socket:
