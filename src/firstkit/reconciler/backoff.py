@@ -30,7 +30,7 @@ def retry_at(ended: Sequence[ReplicaRow]) -> datetime | None:
     last = max((row.ended_at for row in failed if row.ended_at is not None), default=None)
     if last is None:
         return None
-    pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** (len(failed) - 1))
+    pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(len(failed) - 1, 30))
     return last + timedelta(seconds=pause_s)
 
 

@@ -52,7 +52,8 @@ def job_update(job: JobRow, news: JobNews | None, is_pilot_silent: bool, now: da
     if job.state is JobState.SUBMITTING:
         asked_s = _seconds(job.submitted_at or job.created_at, now)
         return JobUpdate(job.id, None, facts, give_up=is_absent and asked_s > SUBMIT_GRACE_S)
-    if is_absent and is_pilot_silent and _seconds(absent_since, now) > VANISH_GRACE_S:
+    may_vanish = is_pilot_silent and may_move(job.state, JobState.VANISHED)
+    if is_absent and may_vanish and _seconds(absent_since, now) > VANISH_GRACE_S:
         gone = {"reason": "the scheduler does not know it any more, and its pilot is silent", "ended_at": now}
         return JobUpdate(job.id, JobState.VANISHED, {**facts, **gone})
     return JobUpdate(job.id, None, facts)

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from firstkit.reconciler.forecast import Experience, Outlook, best, deployment_outlook, spread
+from firstkit.states import JobState, ModelStatus, ReplicaState
+from firstkit.store.jobs import Observation, ReplicaRow
+from unit.reconciler.support import NOW, job, replica
+
+
+def seen(*seconds: float) -> tuple[Observation, ...]:
+    return tuple(Observation(one, None) for one in seconds)
+
+
+KNOWN = Experience(loads=seen(10, 12, 14), waits=seen(100, 100))
+
+
+def outlook(*rows: ReplicaRow, known: Experience = KNOWN, ended: list[ReplicaRow] | None = None, **values: object):  # type: ignore[no-untyped-def]
+    jobs = {row.job_id: job(row.job_id, **values) for row in rows}  # type: ignore[arg-type]
+    return deployment_outlook(rows, jobs, ended or [], known, NOW)
+
+
+def ago(seconds: float) -> dict[str, object]:
+    return {"started_at": NOW - timedelta(seconds=seconds), "created_at": NOW - timedelta(seconds=seconds)}
+
+
+def test_a_ready_replica_makes_it_live() -> None:
+    rows = [replica(state=ReplicaState.STARTING), replica("rep-b")]
+    assert outlook(*rows) == Outlook(ModelStatus.LIVE, 0.0)
+
+
+def test_the_eta_of_a_load_falls_with_time() -> None:
+    assert outlook(replica(state=ReplicaState.STARTING, **ago(0))).eta_s == 12
+    assert outlook(replica(state=ReplicaState.STARTING, **ago(5))).eta_s == 7
+
+
+def test_a_load_that_takes_longer_than_usual_is_measured_by_the_slow_ones() -> None:
+    eta_s = outlook(replica(state=ReplicaState.STARTING, **ago(13))).eta_s
+    assert 0 < eta_s < 1
+
+
+def test_what_takes_longer_than_it_ever_should_has_no_eta() -> None:
+    assert outlook(replica(state=ReplicaState.STARTING, **ago(60))).eta_s is None
+
+
+def test_without_experience_nothing_is_made_up() -> None:
+    for row in (replica(state=ReplicaState.STARTING), replica(state=ReplicaState.QUEUED)):
+        assert outlook(row, known=Experience()).eta_s is None
+    assert outlook(known=Experience()) == Outlook(ModelStatus.OFFLINE, None)
+
+
+def test_a_waiting_job_waits_and_then_loads() -> None:
+    row = replica(state=ReplicaState.QUEUED, **ago(40))
+    found = outlook(row, state=JobState.PENDING, started_at=None, reason="waits for cores")
+    assert (found.status, found.eta_s) == (ModelStatus.QUEUED, 60 + 12)
+    assert "waits for cores" in found.reason
+
+
+def test_a_job_that_started_only_loads() -> None:
+    found = outlook(replica(state=ReplicaState.QUEUED))
+    assert (found.status, found.eta_s) == (ModelStatus.STARTING, 12)
+
+
+def test_offline_says_what_a_start_would_take() -> None:
+    assert outlook() == Outlook(ModelStatus.OFFLINE, 112)
+
+
+def test_failures_are_said_with_the_next_attempt() -> None:
+    row = replica("rep-x", ReplicaState.FAILED, ended_at=NOW, reason="exit status 3")
+    found = outlook(ended=[row, row])
+    assert found.status is ModelStatus.OFFLINE
+    assert found.reason == "failed to start 2 times, last: exit status 3 (rep-x); the next attempt comes in 2 s"
+    assert "failed to start" in outlook(replica(state=ReplicaState.STARTING), ended=[row]).reason
+
+
+def test_the_best_of_several() -> None:
+    queued, slow, quick = (
+        Outlook(ModelStatus.QUEUED, 1.0),
+        Outlook(ModelStatus.STARTING, None),
+        Outlook(ModelStatus.STARTING, 9.0),
+    )
+    assert best([queued, slow, quick]) is quick
+    assert best([queued, slow]) is slow
+    assert best([]).status is ModelStatus.OFFLINE
+
+
+def test_the_error_is_that_of_forecasts_that_were_made() -> None:
+    loads = (Observation(10, 12), Observation(10, 9), Observation(10, None))
+    assert Experience(loads).error_s == pytest.approx(1.5)
+    assert Experience(seen(1, 2)).error_s is None
+
+
+TIMES = st.lists(st.floats(0, 1e6).map(lambda s: Observation(s, None)), max_size=20).map(tuple)
+
+
+@given(TIMES, TIMES, st.sampled_from(ReplicaState), st.sampled_from(JobState), st.floats(0, 1e6))
+def test_an_eta_is_never_negative(
+    loads: tuple[Observation, ...], waits: tuple[Observation, ...], state: ReplicaState, of: JobState, age: float
+) -> None:
+    found = outlook(replica(state=state, **ago(age)), known=Experience(loads, waits), state=of)
+    assert found.eta_s is None or found.eta_s >= 0
+    if loads:
+        typical = spread(loads)
+        assert typical is not None
+        assert min(one.seconds for one in loads) <= typical.usual

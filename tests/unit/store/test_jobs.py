@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
+
+from firstkit.clock import now
+from firstkit.ids import digest
+from firstkit.schedulers.scheduler import Resources
+from firstkit.states import JobState, ReplicaState, advance
+from firstkit.store import jobs as stored
+from firstkit.store import tables
+from firstkit.store.database import Database
+from firstkit.store.jobs import NewReplica, admit_pilot
+
+RESOURCES = Resources(cpus_per_node=3, memory_bytes=2**40, account="proj")
+
+
+async def add(db: Database, job_id: str = "job-a", token: str = "token", replicas: int = 1) -> None:
+    new = [NewReplica(f"rep-{job_id[4:]}{i}", job_id, "m", "m@here", "here", 4, Resources()) for i in range(replicas)]
+    async with db.begin() as conn:
+        await stored.add_job(conn, job_id, "here", RESOURCES, digest(token), now())
+        await stored.add_replicas(conn, new, now())
+
+
+async def move(db: Database, state: JobState, job_id: str = "job-a") -> bool:
+    async with db.begin() as conn:
+        return await stored.move_job(conn, job_id, state)
+
+
+async def test_a_job_is_read_as_it_was_written(db: Database) -> None:
+    await add(db)
+    async with db.read() as conn:
+        (job,) = await stored.live_jobs(conn, "here")
+        (replica,) = await stored.live_replicas(conn, "here")
+    assert (job.id, job.state, job.resources) == ("job-a", JobState.PLANNED, RESOURCES)
+    assert (replica.job_id, replica.state, replica.max_in_flight) == ("job-a", ReplicaState.QUEUED, 4)
+
+
+async def test_other_clusters_are_not_read(db: Database) -> None:
+    await add(db)
+    async with db.read() as conn:
+        assert await stored.live_jobs(conn, "there") == []
+        assert await stored.live_replicas(conn, "there") == []
+
+
+async def test_a_replica_needs_its_job(db: Database) -> None:
+    async def add_one() -> None:
+        async with db.begin() as conn:
+            new = NewReplica("rep-x", "job-x", "m", "m@here", "here", 4, Resources())
+            await stored.add_replicas(conn, [new], now())
+
+    with pytest.raises(IntegrityError):
+        await add_one()
+
+
+@pytest.mark.parametrize("state", JobState)
+@pytest.mark.parametrize("news", JobState)
+async def test_every_move_is_that_of_states(db: Database, state: JobState, news: JobState) -> None:
+    await add(db)
+    async with db.begin() as conn:
+        await conn.execute(tables.jobs.update().values(state=state))
+    assert await move(db, news) == (advance(state, news) is not state)
+    async with db.read() as conn:
+        assert await conn.scalar(select(tables.jobs.c.state)) == advance(state, news).value
+
+
+async def test_late_news_changes_no_fact_either(db: Database) -> None:
+    await add(db)
+    async with db.begin() as conn:
+        assert await stored.move_replica(conn, "rep-a0", ReplicaState.FAILED, reason="died")
+        assert not await stored.move_replica(conn, "rep-a0", ReplicaState.READY, reason="")
+        (row,) = await stored.replicas_of(conn, "job-a")
+    assert (row.state, row.reason) == (ReplicaState.FAILED, "died")
+
+
+async def test_recent_is_what_lives_or_ended_lately(db: Database) -> None:
+    at = now()
+    for job_id in ("job-a", "job-b", "job-c"):
+        await add(db, job_id)
+    async with db.begin() as conn:
+        for job_id, ago in (("job-b", timedelta(minutes=5)), ("job-c", timedelta(hours=5))):
+            await stored.move_job(conn, job_id, JobState.CANCELLED, ended_at=at - ago)
+            await stored.move_replica(conn, f"rep-{job_id[4:]}0", ReplicaState.STOPPED, ended_at=at - ago)
+        jobs, replicas = await stored.recent(conn, at - timedelta(hours=1))
+        assert [job.id for job in jobs] == ["job-a", "job-b"]
+        assert [row.id for row in replicas] == ["rep-a0", "rep-b0"]
+        assert [job.id for job in await stored.live_jobs(conn, "here")] == ["job-a"]
+
+
+async def test_ended_replicas_come_newest_first_and_are_bounded(db: Database) -> None:
+    for i in range(stored.REMEMBERED + 5):
+        await add(db, f"job-{i:02}")
+    async with db.begin() as conn:
+        for i in range(stored.REMEMBERED + 5):
+            await stored.move_replica(conn, f"rep-{i:02}0", ReplicaState.FAILED, ended_at=now())
+        ended = await stored.ended_replicas(conn, "m@here")
+    assert [row.id for row in ended][:2] == [f"rep-{stored.REMEMBERED + 4}0", f"rep-{stored.REMEMBERED + 3}0"]
+    assert len(ended) == stored.REMEMBERED
+
+
+async def test_observations_by_subject_newest_first(db: Database) -> None:
+    async with db.begin() as conn:
+        for i, subject in enumerate(["m@here", "other", "m@here"]):
+            at = now() + timedelta(seconds=i)
+            await stored.add_observation(conn, "load_time", subject, float(i), None if i == 0 else 9.0, at)
+        await stored.add_observation(conn, "load_time", "negative", -0.1, None, now())
+        seen = await stored.observed(conn, "load_time", "m@here")
+        assert [(one.seconds, one.forecast_s) for one in seen] == [(2.0, 9.0), (0.0, None)]
+        assert (await stored.observed(conn, "load_time", "negative"))[0].seconds == 0.0
+        assert await stored.observed(conn, "queue_wait", "m@here") == []
+
+
+# -- pilots ------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_token_is_traded_once_for_a_secret(db: Database) -> None:
+    await add(db)
+    assert await admit_pilot(db, "job-a", "secret", "token") is None
+    assert await admit_pilot(db, "job-a", "secret", "token") is None, "the answer may have been lost"
+    assert await admit_pilot(db, "job-a", "secret", "") is None
+    assert await admit_pilot(db, "job-a", "another", "token") == "another pilot has this job"
+
+
+@pytest.mark.parametrize(
+    ("job_id", "secret", "token"),
+    [("job-x", "secret", "token"), ("job-a", "secret", "wrong"), ("job-a", "secret", ""), ("job-a", "", "token")],
+)
+async def test_who_is_not_the_pilot_of_the_job_is_refused_and_audited(
+    db: Database, job_id: str, secret: str, token: str
+) -> None:
+    await add(db)
+    refusal = await admit_pilot(db, job_id, secret, token)
+    assert refusal
+    async with db.read() as conn:
+        (row,) = (await conn.execute(select(tables.audit))).all()
+        assert await conn.scalar(select(tables.jobs.c.secret_sha256)) is None
+    assert (row.action, row.subject, row.details) == ("pilot.refuse", job_id, {"reason": refusal})
+
+
+async def test_a_job_that_is_over_takes_no_pilot(db: Database) -> None:
+    await add(db)
+    await move(db, JobState.CANCELLED)
+    assert await admit_pilot(db, "job-a", "secret", "token") == "this job is over"
+
+
+async def test_of_two_pilots_at_once_one_wins(db: Database) -> None:
+    await add(db)
+    answers = await asyncio.gather(*(admit_pilot(db, "job-a", f"secret-{i}", "token") for i in range(4)))
+    assert sorted(answers, key=lambda answer: answer or "") == [None, *["another pilot has this job"] * 3]
+
+
+async def test_no_secret_is_stored_in_clear(db: Database) -> None:
+    await add(db, token="canary-token")
+    await admit_pilot(db, "job-a", "canary-secret", "canary-token")
+    await admit_pilot(db, "job-a", "canary-other", "canary-token")
+    async with db.read() as conn:
+        for table in (tables.jobs, tables.replicas, tables.audit):
+            assert "canary" not in str((await conn.execute(select(table))).all())
