@@ -1,0 +1,235 @@
+"""The loop of one cluster on a real store, with schedulers that misbehave."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from firstkit.config import Scale
+from firstkit.links.messages import LinkSpec, PilotReport, PilotSpec, ReplicaReport
+from firstkit.reconciler import observe, rhythm
+from firstkit.reconciler.books import Books
+from firstkit.reconciler.calls import Calls
+from firstkit.reconciler.loop import ClusterLoop
+from firstkit.reconciler.world import World
+from firstkit.schedulers.scheduler import JobNews
+from firstkit.states import JobState, ModelStatus, ReplicaState
+from firstkit.store import jobs as stored
+from firstkit.store import tables
+from firstkit.store.database import Database
+from firstkit.testing.fake_clusters import (
+    ForgetfulCluster,
+    LostAnswerCluster,
+    QuickCluster,
+    RefusingCluster,
+    SilentCluster,
+)
+from firstkit.wire import from_dict, to_dict
+from unit.reconciler.support import deployment
+
+
+class Bench:
+    """A loop, driven pass by pass, with what surrounds it."""
+
+    def __init__(self, db: Database, cluster: QuickCluster, hot: int = 1) -> None:
+        self.db = db
+        self.cluster = cluster
+        self.hot = hot
+        self.world = World(["m"], 60.0)
+        self.said: list[dict[str, Any]] = []
+        self.calls = Calls(self.hear)
+        self.refusal: str | None = None
+        self.loop = self.make_loop()
+        self.world.gateway_came()
+
+    def make_loop(self) -> ClusterLoop:
+        return ClusterLoop(
+            "here",
+            [deployment(scale=Scale(hot=1, max=2))],
+            self.cluster,
+            Books(self.db, "here"),
+            self.world,
+            self.calls,
+            link=LinkSpec("socket", "/pilots.sock"),
+            orphan_timeout_s=600.0,
+            wanted=lambda _: {"m@here": self.hot},
+        )
+
+    def hear(self, message: dict[str, Any]) -> None:
+        self.said.append(message)
+        reply = {"result": None} if self.refusal is None else {"error": self.refusal, "refused": True}
+        self.calls.hear({"id": message["id"], **reply})
+
+    async def passes(self, count: int = 3) -> None:
+        """Some passes, each with all that it began."""
+        for _ in range(count):
+            await self.loop.step()
+            while under_way := list(self.loop._under_way.values()):
+                await asyncio.wait(under_way)
+                await asyncio.sleep(0)
+
+    async def poll(self) -> None:
+        """A poll, taken in."""
+        self.loop._beside("poll", self.loop._poll())
+        await self.passes(1)
+        await self.passes(1)
+
+    async def rows(self, table: Any) -> list[Any]:
+        async with self.db.read() as conn:
+            return list((await conn.execute(select(table).order_by(table.c.created_at))).all())
+
+    def report(self, job_id: str, **states: ReplicaState) -> None:
+        replicas = tuple(
+            ReplicaReport(replica_id.replace("_", "-"), state, load_s=2.5) for replica_id, state in states.items()
+        )
+        report = PilotReport(job_id, replicas, free_cpus=8, free_memory_bytes=2**30)
+        self.world.hear_pilots({"pilots": {job_id: to_dict(report)}})
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Graces and pauses that would only make tests long."""
+    monkeypatch.setattr(observe, "SUBMIT_GRACE_S", 0.0)
+    monkeypatch.setattr(rhythm, "LONGEST_SILENCE_S", 0.0)
+
+
+async def bench(db: Database, cluster: QuickCluster, hot: int = 1) -> Bench:
+    made = Bench(db, cluster, hot)
+    await made.loop._start()
+    return made
+
+
+async def test_a_hot_deployment_gets_one_job_and_no_second(db: Database) -> None:
+    here = await bench(db, QuickCluster())
+    await here.passes(5)
+    ((job,), (replica,)) = await here.rows(tables.jobs), await here.rows(tables.replicas)
+    assert here.cluster.calls.count("submit") == 1
+    assert (job.state, job.scheduler_id) == ("PENDING", f"id-{job.id}")
+    assert replica.job_id == job.id
+
+
+async def test_the_pilot_is_told_all_that_it_needs(db: Database) -> None:
+    here = await bench(db, QuickCluster())
+    await here.passes()
+    (spec,) = here.cluster.specs
+    pilot = from_dict(PilotSpec, spec.pilot)
+    (replica,) = await here.rows(tables.replicas)
+    assert [one.replica_id for one in pilot.replicas] == [replica.id]
+    assert (pilot.link.path, pilot.orphan_timeout_s) == ("/pilots.sock", 600.0)
+    assert await stored.admit_pilot(db, spec.job_id, "secret", pilot.enrolment_token) is None
+
+
+async def test_what_pilots_report_is_written_down_and_learned_from(db: Database) -> None:
+    here = await bench(db, QuickCluster())
+    await here.passes()
+    (replica,) = await here.rows(tables.replicas)
+    here.report(replica.job_id, **{replica.id.replace("-", "_"): ReplicaState.READY})
+    await here.passes()
+    ((job,), (replica,)) = await here.rows(tables.jobs), await here.rows(tables.replicas)
+    assert (job.state, replica.state, replica.load_s) == ("RUNNING", "READY", 2.5)
+    assert here.loop.outlooks["m@here"].status is ModelStatus.LIVE
+    async with db.read() as conn:
+        assert [one.seconds for one in await stored.observed(conn, "load_time", "m@here")] == [2.5]
+        assert len(await stored.observed(conn, "queue_wait", "here")) == 1
+
+
+async def test_a_job_whose_answer_was_lost_is_adopted(db: Database) -> None:
+    here = await bench(db, LostAnswerCluster())
+    await here.passes()
+    assert [row.state for row in await here.rows(tables.jobs)] == ["SUBMITTING"]
+    await here.poll()
+    assert [row.state for row in await here.rows(tables.jobs)] == ["RUNNING"]
+    assert here.cluster.calls.count("submit") == 1
+
+
+async def test_a_job_that_never_arrived_is_cancelled_by_name_and_replaced(db: Database) -> None:
+    here = await bench(db, ForgetfulCluster())
+    await here.passes()
+    for _ in range(observe.POLLS):
+        await here.poll()
+    await here.passes()
+    first, *others = await here.rows(tables.jobs)
+    assert first.state == "CANCELLED"
+    assert here.cluster.jobs[first.id].state is JobState.CANCELLED
+    assert len(others) == 1
+    assert [row.state for row in await here.rows(tables.replicas)] == ["STOPPED", "QUEUED"]
+
+
+async def test_a_refused_job_is_a_failure_and_waits(db: Database) -> None:
+    here = await bench(db, RefusingCluster())
+    await here.passes(4)
+    ((job,), (replica,)) = await here.rows(tables.jobs), await here.rows(tables.replicas)
+    assert (job.state, replica.state) == ("REJECTED", "FAILED")
+    assert "more than there is" in replica.reason
+    assert here.loop.blocked == {"m@here"}
+    assert "more than there is" in here.loop.outlooks["m@here"].reason
+
+
+async def test_a_silent_scheduler_gets_no_second_job_and_loses_none(db: Database) -> None:
+    here = await bench(db, SilentCluster())
+    await here.passes()
+    for _ in range(4):
+        await here.poll()
+    ((job,), (replica,)) = await here.rows(tables.jobs), await here.rows(tables.replicas)
+    assert (job.state, replica.state) == ("SUBMITTING", "QUEUED")
+    assert here.cluster.calls.count("submit") == 1
+
+
+async def test_a_row_that_was_never_submitted_is_closed_and_replaced(db: Database) -> None:
+    here = await bench(db, QuickCluster(), hot=0)
+    new = stored.NewReplica("rep-old", "job-old", "m", "m@here", "here", 4, deployment().resources)
+    await here.loop._books.add_job("job-old", "here", deployment().resources, "digest", [new])
+    here.hot = 1
+    await here.passes()
+    old, fresh = await here.rows(tables.jobs)
+    assert (old.state, fresh.state) == ("CANCELLED", "PENDING")
+    assert [spec.job_id for spec in here.cluster.specs] == [fresh.id]
+
+
+async def test_nothing_is_stopped_while_the_demand_is_unknown(db: Database) -> None:
+    here = await bench(db, QuickCluster())
+    await here.passes()
+    here.world.gateway_went()
+    here.hot = 0
+    await here.passes()
+    assert "cancel" not in here.cluster.calls
+    here.world.gateway_came()
+    await here.passes()
+    assert "cancel" in here.cluster.calls
+
+
+async def test_a_successor_goes_on_where_a_controller_died(db: Database) -> None:
+    here = await bench(db, QuickCluster())
+    await here.passes()
+    there = await bench(db, here.cluster)
+    await there.poll()
+    (job,) = await here.rows(tables.jobs)
+    assert job.state == "RUNNING"
+    assert here.cluster.calls.count("submit") == 1
+
+
+async def test_a_replica_that_the_pilot_refuses_has_failed(db: Database) -> None:
+    here = await bench(db, QuickCluster())
+    await here.passes()
+    (replica,) = await here.rows(tables.replicas)
+    here.report(replica.job_id, **{replica.id.replace("-", "_"): ReplicaState.READY})
+    await here.passes()
+    here.hot, here.refusal = 2, "does not fit"
+    await here.passes(1)
+    await here.passes(1)
+    _, refused = await here.rows(tables.replicas)
+    assert (refused.state, refused.reason) == ("FAILED", "does not fit")
+    assert here.said[0]["verb"] == "start"
+
+
+async def test_an_ended_job_takes_its_replicas_along(db: Database) -> None:
+    here = await bench(db, QuickCluster())
+    await here.passes()
+    (job,) = await here.rows(tables.jobs)
+    here.cluster.jobs[job.id] = JobNews(job.id, job.scheduler_id, JobState.NODE_FAIL, "restarted")
+    await here.poll()
+    first = (await here.rows(tables.replicas))[0]
+    assert (first.state, first.reason) == ("FAILED", "its job ended as NODE_FAIL: restarted")
