@@ -73,7 +73,7 @@ def cold_starts(lab: Lab) -> None:
 def idle(lab: Lab) -> None:
     assert lab.gateway
     assert lab.controller
-    wait_for("the model is cold", lambda: lab.model_status() == "offline" and not lab.processes())
+    wait_for("all jobs are over", lambda: all(job["ended_at"] for job in lab.jobs()))
     processes = [psutil.Process(lab.gateway.pid), psutil.Process(lab.controller.pid)]
 
     def spent() -> float:

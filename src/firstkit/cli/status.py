@@ -22,7 +22,7 @@ MODELS = ("model", "status", "ready", "in flight", "waiting", "ETA", "reason")
 REPLICAS = ("replica", "model", "cluster", "state", "in flight", "load", "reason")
 JOBS = ("job", "cluster", "state", "link", "started", "reason")
 TIME = "%Y-%m-%d %H:%M"
-NUMBERS = ("ready", "in flight", "waiting", "ETA", "load")
+NUMBERS = ("ready", "in flight", "waiting", "context", "ETA", "load")
 
 
 def status(as_json: JsonOption = False, config: ConfigOption = None) -> None:
@@ -49,8 +49,8 @@ def models(as_json: JsonOption = False, config: ConfigOption = None) -> None:
         show_json(rows)
         return
     show(
-        ("model", "aliases", "status", "ETA", "reason"),
-        [(row["id"], ", ".join(row["aliases"]), row["status"], _wait(row), row["reason"]) for row in rows],
+        ("model", "aliases", "status", "answers", "context", "ETA", "reason"),
+        [_known(row) for row in rows],
         NUMBERS,
     )
 
@@ -118,6 +118,11 @@ def _away(exc: GatewayAway) -> NoReturn:
 
 def _wait(row: Row) -> str:
     return "" if row["status"] == "live" else eta(row["eta_s"]).removeprefix("ETA ")
+
+
+def _known(row: Row) -> tuple[object, ...]:
+    names, answers = ", ".join(row["aliases"]), ", ".join(row["capabilities"])
+    return row["id"], names, row["status"], answers, row["context_length"], _wait(row), row["reason"]
 
 
 def _model(row: Row) -> tuple[object, ...]:

@@ -87,6 +87,8 @@ def _model(gateway: Gateway, name: str) -> dict[str, Any]:
     return {
         "id": name,
         "aliases": list(gateway.config.models[name].aliases),
+        "capabilities": sorted(gateway.capabilities(name)),
+        "context_length": gateway.context_length(name),
         "status": outlook.status.value,
         "eta_s": outlook.eta_left_s,
         "reason": outlook.reason,

@@ -18,7 +18,10 @@ UNKNOWN_RETRY_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """Forecast for one model on one cluster or in all. ``eta_s`` counts from the moment it was heard."""
+    """Forecast for one model on one cluster or in all.
+
+    ``eta_s`` counts from the moment it was heard; of a model that is offline, from the moment that somebody asks for it.
+    """
 
     status: ModelStatus = ModelStatus.OFFLINE
     eta_s: float | None = None
@@ -28,7 +31,9 @@ class Outlook:
     @property
     def eta_left_s(self) -> float | None:
         """Seconds still to wait, never below zero; None when nobody can say."""
-        return None if self.eta_s is None else max(0.0, self.eta_s - (monotonic() - self.heard_at))
+        if self.eta_s is None or self.status is ModelStatus.OFFLINE:
+            return self.eta_s
+        return max(0.0, self.eta_s - (monotonic() - self.heard_at))
 
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> Outlook:

@@ -132,7 +132,7 @@ def _model(gateway: Gateway, name: str) -> dict[str, Any]:
             "reason": outlook.reason,
             "clusters": _clusters(gateway, name),
             "replicas_ready": len(ready),
-            "context_length": max((route.context_length or 0 for route in ready), default=0) or None,
+            "context_length": gateway.context_length(name),
             "capabilities": sorted(gateway.capabilities(name)),
             "aliases": list(gateway.config.models[name].aliases),
             "description": gateway.config.models[name].description,

@@ -51,6 +51,10 @@ class Gateway:
         """What a model can answer on any of its deployments."""
         return self._capabilities[model]
 
+    def context_length(self, model: str) -> int | None:
+        """Longest context of a ready replica; None where none is known."""
+        return max((route.context_length or 0 for route in self.table.pools[model].ready), default=0) or None
+
     async def identify(self, head: RequestHead) -> Identity:
         return await identify(head, self.authenticator)
 

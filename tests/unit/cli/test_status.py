@@ -42,7 +42,7 @@ def status(model: str = "live", *replicas: dict[str, Any], **more: Any) -> dict[
         "version": "9.9",
         "started_at": START.isoformat(),
         "controller": "connected",
-        "models": [{**row, "waiting": 0}],
+        "models": [{**row, "waiting": 0, "capabilities": ["chat"], "context_length": 2048}],
         "jobs": [{**job, **times}],
         "replicas": list(replicas),
         **more,
@@ -81,7 +81,7 @@ def test_status_for_people_and_programs(gateway: Answers) -> None:
 
 
 def test_models(gateway: Answers) -> None:
-    assert first("models").stdout.splitlines()[1].split("\t")[:3] == ["m", "n", "live"]
+    assert first("models").stdout.splitlines()[1].split("\t")[:5] == ["m", "n", "live", "chat", "2048"]
     assert json.loads(first("models", "--json").stdout)[0]["id"] == "m"
 
 
