@@ -20,7 +20,7 @@ UNKNOWN_RETRY_S = 30.0
 class Outlook:
     """Forecast for one model on one cluster or in all.
 
-    ``eta_s`` counts from the moment it was heard; of a model that is offline, from the moment that somebody asks for it.
+    ``eta_s`` counts from the moment it was heard; of a model that is offline, from when somebody asks for it.
     """
 
     status: ModelStatus = ModelStatus.OFFLINE

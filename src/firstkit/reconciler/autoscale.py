@@ -14,13 +14,12 @@ History = tuple[Sample, ...]
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """How one deployment scales. ``may_start``: False while nothing can be started there, for example in back-off."""
+    """How one deployment scales. ``most``: fewer than its maximum while nothing can be started there."""
 
     hot: int
     most: int
     max_in_flight: int
     idle_timeout_s: float
-    may_start: bool = True
 
 
 def remember(history: History, at: float, requests: int) -> History:
@@ -44,7 +43,7 @@ def peak(history: History, since: float) -> int:
 def wanted(policies: Sequence[Policy], history: History, now: float, elsewhere: int = 0) -> list[int]:
     """Replicas for each deployment of one model, in the order of preference in which ``policies`` stand.
 
-    Each has its hot ones. What demand needs beyond those goes to the first that may start more, then to the next.
+    Each has its hot ones. What demand needs beyond those goes to the first that may have more, then to the next.
     ``elsewhere``: requests that services of others take at a time. Demand counts for ``idle_timeout_s`` after it was
     seen, so that replicas do not come and go with every request.
     """
@@ -52,7 +51,7 @@ def wanted(policies: Sequence[Policy], history: History, now: float, elsewhere: 
     counts = []
     for policy in policies:
         lacking = peak(history, now - policy.idle_timeout_s) - room
-        more = min(ceil(max(0, lacking) / policy.max_in_flight), policy.most - policy.hot) if policy.may_start else 0
+        more = min(ceil(max(0, lacking) / policy.max_in_flight), policy.most - policy.hot)
         room += more * policy.max_in_flight
         counts.append(policy.hot + more)
     return counts

@@ -98,8 +98,10 @@ class Controller:
 
     def _policy(self, deployment: ResolvedDeployment) -> Policy:
         scale, loop = deployment.scale, self.loops[deployment.cluster]
-        may_start = deployment.name not in loop.blocked
-        return Policy(scale.hot, scale.max, scale.max_in_flight, scale.idle_timeout, may_start)
+        most = scale.max
+        if deployment.name in loop.blocked:  # what it has may stay, what it lacks is for other clusters to start
+            most = max(scale.hot, loop.alive[deployment.name])
+        return Policy(scale.hot, most, scale.max_in_flight, scale.idle_timeout)
 
     # -- the gateway -------------------------------------------------------------------------------------------
 

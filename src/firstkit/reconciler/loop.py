@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable
 from datetime import datetime
 from typing import Any, Protocol
@@ -84,6 +85,8 @@ class ClusterLoop:
         """By deployment, as of the last pass."""
         self.blocked: set[str] = set()
         """Deployments that may not start a replica now."""
+        self.alive: Counter[str] = Counter()
+        """Replicas by deployment, as of the last pass; those that drain do not count."""
         self._cluster = cluster
         self._books = store
         self._world = world
@@ -131,7 +134,8 @@ class ClusterLoop:
     async def step(self) -> float:
         """One pass; returns how long the next may wait, in seconds, unless there is news."""
         jobs, replicas = await self._take_in()
-        desired = self._desired(replicas)
+        self.alive = Counter(row.deployment for row in replicas if row.state is not ReplicaState.DRAINING)
+        desired = self._desired()
         observed = [self._observed(job) for job in jobs]
         actions = plan(
             desired, observed, replicas, now(), cluster=self._capacity, orphan_timeout_s=self._orphan_timeout_s
@@ -156,7 +160,7 @@ class ClusterLoop:
         for deployment in self.deployments.values():
             # What runs was wanted by somebody: it is not stopped just because we have forgotten by whom.
             alive = sum(row.deployment == deployment.name for row in replicas)
-            self._world.assume(deployment.model, alive * deployment.scale.max_in_flight)
+            self._world.assume_more(deployment.model, alive * deployment.scale.max_in_flight)
 
     async def _take_in(self) -> tuple[list[JobRow], list[ReplicaRow]]:
         """The living jobs and replicas, after all that was heard of them has been written down."""
@@ -198,16 +202,13 @@ class ClusterLoop:
 
     # -- what should be there ----------------------------------------------------------------------------------
 
-    def _desired(self, replicas: list[ReplicaRow]) -> list[Desired]:
+    def _desired(self) -> list[Desired]:
         at = now()
         retries = {name: retry_at(self._books.ended[name]) for name in self.deployments}
         self.blocked = {name for name, retry in retries.items() if retry is not None and retry > at}
         wanted = self._wanted(self.name)
         if not self._world.is_gateway_up:  # nobody knows the demand: nothing is stopped for want of it
-            for row in replicas:
-                if row.deployment in wanted:
-                    alive = sum(other.deployment == row.deployment for other in replicas)
-                    wanted[row.deployment] = max(wanted[row.deployment], alive)
+            wanted = {name: max(count, self.alive[name]) for name, count in wanted.items()}
         return [Desired(deployment, wanted[name], retries[name]) for name, deployment in self.deployments.items()]
 
     def _look_ahead(self, jobs: list[JobRow], replicas: list[ReplicaRow]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -25,6 +26,7 @@ class World:
         self.reports: dict[str, PilotReport] = {}
         self._histories: dict[str, History] = dict.fromkeys(models, ())
         self._requests: dict[str, int] = dict.fromkeys(models, 0)
+        self._assumed: Counter[str] = Counter()
         self._longest_idle_s = longest_idle_s
         self._silent_since: dict[str, float] = {}
         self._gateway_since = clock()
@@ -61,12 +63,13 @@ class World:
                 continue
             self._requests[model] = int(demand["waiting"]) + int(demand["in_flight"])
             if demand.get("idle_s") is not None:
-                self.assume(model, 1, self.clock() - float(demand["idle_s"]))
+                at = self.clock() - float(demand["idle_s"])
+                self._histories[model] = remember(self._histories[model], at, 1)
 
-    def assume(self, model: str, requests: int, at: float | None = None) -> None:
-        """Count ``requests`` as seen at ``at`` (monotonic), or now."""
-        history = self._histories.get(model, ())
-        self._histories[model] = remember(history, self.clock() if at is None else at, requests)
+    def assume_more(self, model: str, requests: int) -> None:
+        """Count so many requests as seen now, beside those that were assumed before."""
+        self._assumed[model] += requests
+        self._histories[model] = remember(self._histories[model], self.clock(), self._assumed[model])
 
     def history(self, model: str) -> History:
         """The demand for a model up to this moment."""

@@ -70,6 +70,7 @@ async def test_status_of_a_gateway_that_has_nothing(app: ASGIApp) -> None:
     assert status["controller"] == "silent"
     assert (status["jobs"], status["replicas"]) == ([], [])
     model = {"aliases": ["alias"], "eta_s": None, "in_flight": 0, "reason": "", "ready": 0, "waiting": 0}
+    model |= {"capabilities": ["chat", "completions"], "context_length": None}
     assert status["models"][0] == {"id": "m", "status": "offline", **model}
 
 

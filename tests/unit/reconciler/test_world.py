@@ -94,8 +94,9 @@ def test_a_request_between_two_messages_is_not_missed(world: World) -> None:
 
 
 def test_what_runs_at_the_start_is_assumed_to_be_wanted(world: World) -> None:
-    world.assume("m", 8)
-    assert peak(world.history("m"), world.clock()) == 8
+    world.assume_more("m", 8)
+    world.assume_more("m", 4)
+    assert peak(world.history("m"), world.clock()) == 12
 
 
 # -- calls -------------------------------------------------------------------------------------------------------------
