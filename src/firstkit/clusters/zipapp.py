@@ -36,7 +36,8 @@ def install(state_dir: str | Path) -> Path:
     files = sources()
     path = Path(state_dir) / "bin" / f"first-{content_hash(files)}.pyz"
     if not path.exists():
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in (path.parent.parent, path.parent):  # the mode is that of the last folder only
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         _place(path, build(files))
     return path
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -53,7 +54,7 @@ def _install_docs(app: FastAPI) -> None:
 
     @app.get("/openapi.json", include_in_schema=False, dependencies=[needs(KeyScope.INFERENCE)])
     async def openapi() -> JSONResponse:
-        return JSONResponse(app.openapi())
+        return JSONResponse(_with_key(app.openapi()))
 
     @app.get("/docs", include_in_schema=False, dependencies=[needs(KeyScope.INFERENCE)])
     async def docs() -> HTMLResponse:
@@ -70,6 +71,13 @@ def _install_docs(app: FastAPI) -> None:
         if name not in assets:
             raise NotFound
         return FileResponse(assets[name])
+
+
+def _with_key(document: dict[str, Any]) -> dict[str, Any]:
+    """The OpenAPI document with the one way to authenticate that generated clients need."""
+    scheme = {"type": "http", "scheme": "bearer", "description": "A key of `first keys create`."}
+    components = {**document.get("components", {}), "securitySchemes": {"key": scheme}}
+    return {**document, "components": components, "security": [{"key": []}]}
 
 
 def _assets() -> dict[str, Path]:

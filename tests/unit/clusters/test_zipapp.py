@@ -79,3 +79,9 @@ def test_this_interpreter_runs_the_byte_code_and_others_the_sources(tmp_path: Pa
             b"state_dir: missing"
             in subprocess.run(run, input=b"{}", capture_output=True, check=False, timeout=30).stdout
         )
+
+
+def test_nobody_else_may_look_into_the_folders(tmp_path: Path) -> None:
+    state_dir = tmp_path / "clusters" / "here"
+    path = install(state_dir)
+    assert [folder.stat().st_mode & 0o777 for folder in (path.parent, state_dir)] == [0o700, 0o700]

@@ -78,3 +78,9 @@ async def test_the_api_describes_every_route_of_it(app: ASGIApp) -> None:
     body = described["paths"]["/v1/chat/completions"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert body["required"] == ["model", "messages"]
     assert "servers" not in described
+
+
+async def test_the_api_says_how_to_authenticate(app: ASGIApp) -> None:
+    document = (await ask(app, "/openapi.json")).json
+    assert document["security"] == [{"key": []}]
+    assert document["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
