@@ -10,6 +10,8 @@ from firstkit.store.jobs import ReplicaRow
 
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 300.0
+LONGEST_PAUSE_AFTER_READY_S = 20.0
+"""One that loads well and dies at work is worth another attempt sooner: people wait for it."""
 STABLE_S = 60.0
 """A replica that served for so long before it failed was no failure to start."""
 
@@ -30,7 +32,8 @@ def retry_at(ended: Sequence[ReplicaRow]) -> datetime | None:
     last = max((row.ended_at for row in failed if row.ended_at is not None), default=None)
     if last is None:
         return None
-    pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(len(failed) - 1, 30))
+    longest_s = LONGEST_PAUSE_S if failed[0].ready_at is None else LONGEST_PAUSE_AFTER_READY_S
+    pause_s = min(longest_s, FIRST_PAUSE_S * 2.0 ** min(len(failed) - 1, 30))
     return last + timedelta(seconds=pause_s)
 
 

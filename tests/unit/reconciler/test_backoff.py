@@ -5,7 +5,14 @@ from datetime import timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from firstkit.reconciler.backoff import FIRST_PAUSE_S, LONGEST_PAUSE_S, STABLE_S, failures, retry_at
+from firstkit.reconciler.backoff import (
+    FIRST_PAUSE_S,
+    LONGEST_PAUSE_AFTER_READY_S,
+    LONGEST_PAUSE_S,
+    STABLE_S,
+    failures,
+    retry_at,
+)
 from firstkit.states import ReplicaState
 from firstkit.store.jobs import ReplicaRow
 from unit.reconciler.support import NOW, replica
@@ -40,6 +47,11 @@ def test_each_further_failure_waits_twice_as_long() -> None:
 
 def test_what_ended_well_breaks_the_row() -> None:
     assert len(failures([failed(), failed(), STOPPED, failed()])) == 2
+
+
+def test_one_that_loads_well_is_tried_again_sooner() -> None:
+    retry = retry_at([failed(served_s=1.0)] * 12)
+    assert retry == NOW + timedelta(seconds=LONGEST_PAUSE_AFTER_READY_S)
 
 
 @given(st.integers(1, 10_000))
