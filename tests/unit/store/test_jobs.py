@@ -66,7 +66,7 @@ async def test_every_move_is_that_of_states(db: Database) -> None:
             await stored.add_job(conn, job_id, "here", RESOURCES, "digest", now())
             await conn.execute(tables.jobs.update().where(tables.jobs.c.id == job_id).values(state=state))
             assert await stored.move_job(conn, job_id, news) == (advance(state, news) is not state), (state, news)
-        found = dict((await conn.execute(select(tables.jobs.c.id, tables.jobs.c.state))).tuples().all())
+        found = {row.id: row.state for row in await conn.execute(select(tables.jobs.c.id, tables.jobs.c.state))}
     assert found == {job_id: advance(state, news).value for job_id, state, news in pairs}
 
 
