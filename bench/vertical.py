@@ -93,7 +93,16 @@ def idle(lab: Lab) -> None:
 def commands(lab: Lab) -> None:
     first = str(Path(sys.executable).parent / "first")
     environment = os.environ | {"FIRST_CONFIG": str(lab.config_path)}
-    for arguments in ("--help", "status", "models", "keys list", "usage", "config check", "doctor"):
+    for arguments in (
+        "--help",
+        "status",
+        "models",
+        "keys list",
+        "usage",
+        "doctor",
+        "config check",
+        "keys revoke nobody",
+    ):
         times = []
         for _ in range(3):
             started = time.monotonic()
