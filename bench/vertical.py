@@ -25,6 +25,7 @@ from acceptance.test_openai_client import weights
 from lab import Lab, running, wait_for
 
 IDLE_S = 20.0
+COMMANDS = ("--help", "status", "models", "keys list", "usage", "doctor", "config check", "keys revoke nobody")
 ROUNDS = 5
 
 
@@ -93,16 +94,7 @@ def idle(lab: Lab) -> None:
 def commands(lab: Lab) -> None:
     first = str(Path(sys.executable).parent / "first")
     environment = os.environ | {"FIRST_CONFIG": str(lab.config_path)}
-    for arguments in (
-        "--help",
-        "status",
-        "models",
-        "keys list",
-        "usage",
-        "doctor",
-        "config check",
-        "keys revoke nobody",
-    ):
+    for arguments in COMMANDS:
         times = []
         for _ in range(3):
             started = time.monotonic()
