@@ -53,6 +53,8 @@ class Changes:
         if may_move(job.state, JobState.RUNNING) and job.state is not JobState.PLANNED:
             facts = {"started_at": job.started_at or self.at, "reason": "", "observed_at": self.at}
             self.jobs.append((job, JobUpdate(job.id, JobState.RUNNING, facts)))
+            if job.id in self.given_up:  # the poll of this pass missed it
+                self.given_up.remove(job.id)
         self.replicas += replica_updates(replicas, report, self.at)
 
     def end_job(self, job: JobRow, replicas: Iterable[ReplicaRow], state: JobState, reason: str) -> None:

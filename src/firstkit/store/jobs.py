@@ -237,7 +237,8 @@ async def admit_pilot(db: Database, job_id: str, secret: str, token: str) -> str
     whoever comes with the token.
     """
     async with db.begin() as conn:
-        job = (await conn.execute(select(jobs).where(jobs.c.id == job_id))).mappings().one_or_none()
+        locked = select(jobs).where(jobs.c.id == job_id).with_for_update()  # one pilot at a time, also on PostgreSQL
+        job = (await conn.execute(locked)).mappings().one_or_none()
         refusal = _refusal(job, secret, token)
         if refusal is None and job is not None and job["secret_sha256"] is None:
             is_unbound = and_(jobs.c.id == job_id, jobs.c.secret_sha256.is_(None))

@@ -107,3 +107,30 @@ def test_an_eta_is_never_negative(
         typical = spread(loads)
         assert typical is not None
         assert min(one.seconds for one in loads) <= typical.usual
+
+
+@given(TIMES, st.lists(st.floats(0, 1e6), min_size=2, max_size=2))
+def test_an_eta_falls_as_fast_as_time_passes_until_it_is_overdue(
+    loads: tuple[Observation, ...], ages: list[float]
+) -> None:
+    typical = spread(loads)
+    earlier, later = sorted(ages)
+    left = Experience(loads).load_left_s(earlier), Experience(loads).load_left_s(later)
+    if typical is None or later >= typical.late:
+        assert left[1] is None
+    elif later < typical.usual or earlier >= typical.usual:
+        assert left[0] is not None
+        assert left[1] == pytest.approx(left[0] - (later - earlier), abs=1e-6)
+    else:
+        assert left[1] == typical.late - later, "it takes long: the slow ones are the measure now"
+
+
+@given(st.lists(st.tuples(st.sampled_from([ReplicaState.STOPPED, ReplicaState.FAILED]), st.floats(0, 1e6))), TIMES)
+def test_an_offline_model_never_has_less_than_no_time_to_wait(
+    ends: list[tuple[ReplicaState, float]], loads: tuple[Observation, ...]
+) -> None:
+    ended = [replica(f"rep-{i}", state, ended_at=NOW - timedelta(seconds=ago)) for i, (state, ago) in enumerate(ends)]
+    found = outlook(known=Experience(loads), ended=ended)
+    assert found.status is ModelStatus.OFFLINE
+    assert (found.eta_s is None) == (not loads)
+    assert found.eta_s is None or found.eta_s >= 0

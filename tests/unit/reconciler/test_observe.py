@@ -65,6 +65,30 @@ def test_a_job_vanishes_only_on_evidence(state: JobState) -> None:
     assert absent(row, VANISH_GRACE_S + 1) is JobState.VANISHED
 
 
+def test_an_answer_ends_the_absence() -> None:
+    row = job(absent_polls=9, absent_since=NOW - timedelta(days=1))
+    row = replace(row, **job_update(row, news(JobState.RUNNING), True, NOW).facts)
+    assert (row.absent_polls, row.absent_since) == (0, None)
+    assert job_update(row, None, True, NOW).state is None, "the next absence is counted anew"
+
+
+def test_a_start_is_written_down_once() -> None:
+    first = NOW - timedelta(seconds=9)
+    update = job_update(job(started_at=first), news(JobState.RUNNING, started_at=NOW.timestamp()), False, NOW)
+    assert update.facts["started_at"] == first
+
+
+def test_what_the_news_does_not_say_stays_as_it_was() -> None:
+    update = job_update(job(), news(JobState.RUNNING), False, NOW)
+    assert not {"node", "exit_code", "ends_at", "ended_at", "reason"} & update.facts.keys()
+
+
+def test_what_an_engine_prints_can_be_stored_in_any_database() -> None:
+    said = report("job-a", ReplicaReport("rep-a", ReplicaState.FAILED, reason="a\0b", log_tail="\0c"))
+    (update,) = replica_updates([replica()], said, NOW)
+    assert (update.facts["reason"], update.facts["log_tail"]) == ("ab", "c")
+
+
 def test_replicas_become_what_their_pilot_says() -> None:
     rows = [replica("rep-a", ReplicaState.STARTING), replica("rep-b"), replica("rep-c", ReplicaState.QUEUED)]
     said = report(

@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from firstkit.clock import now
 from firstkit.ids import digest
 from firstkit.schedulers.scheduler import Resources
-from firstkit.states import JobState, ReplicaState, advance
+from firstkit.states import LIVE_JOB_STATES, JobState, ReplicaState, advance
 from firstkit.store import jobs as stored
 from firstkit.store import tables
 from firstkit.store.database import Database
@@ -116,6 +116,67 @@ async def test_observations_by_subject_newest_first(db: Database) -> None:
         assert await stored.observed(conn, "queue_wait", "m@here") == []
 
 
+async def test_every_move_of_a_replica_is_that_of_states(db: Database) -> None:
+    pairs = [(f"rep-{i}", state, news) for i, (state, news) in enumerate(product(ReplicaState, ReplicaState))]
+    await add(db, replicas=0)
+    async with db.begin() as conn:
+        new = [NewReplica(replica_id, "job-a", "m", "m@here", "here", 4, Resources()) for replica_id, _, _ in pairs]
+        await stored.add_replicas(conn, new, now())
+        for replica_id, state, news in pairs:
+            await conn.execute(tables.replicas.update().where(tables.replicas.c.id == replica_id).values(state=state))
+            assert await stored.move_replica(conn, replica_id, news) == (advance(state, news) is not state)
+        found = {row.id: row.state for row in await stored.replicas_of(conn, "job-a")}
+    assert found == {replica_id: advance(state, news) for replica_id, state, news in pairs}
+
+
+async def test_who_is_not_there_does_not_move(db: Database) -> None:
+    async with db.begin() as conn:
+        assert not await stored.move_job(conn, "job-x", JobState.CANCELLED)
+        assert not await stored.move_replica(conn, "rep-x", ReplicaState.STOPPED)
+
+
+async def test_facts_are_noted_without_a_move(db: Database) -> None:
+    await add(db)
+    await add(db, "job-b")
+    at = now()
+    async with db.begin() as conn:
+        await stored.note_job(conn, "job-a", node="n1", absent_polls=2, absent_since=at)
+        noted, other = await stored.live_jobs(conn, "here")
+    assert (noted.state, noted.node, noted.absent_polls, noted.absent_since) == (JobState.PLANNED, "n1", 2, at)
+    assert (other.node, other.absent_polls) == (None, 0)
+
+
+async def test_the_living_come_oldest_first_and_of_equals_by_id(db: Database) -> None:
+    at = now()
+    async with db.begin() as conn:
+        for job_id, ago_s in (("job-c", 0), ("job-b", 5), ("job-a", 5)):
+            created_at = at - timedelta(seconds=ago_s)
+            await stored.add_job(conn, job_id, "here", RESOURCES, "digest", created_at)
+            new = NewReplica(f"rep-{job_id[4:]}", job_id, "m", "m@here", "here", 4, Resources())
+            await stored.add_replicas(conn, [new], created_at)
+        assert [row.id for row in await stored.live_jobs(conn, "here")] == ["job-a", "job-b", "job-c"]
+        assert [row.id for row in await stored.live_replicas(conn, "here")] == ["rep-a", "rep-b", "rep-c"]
+
+
+async def test_ended_replicas_are_those_of_one_deployment(db: Database) -> None:
+    await add(db, replicas=2)
+    async with db.begin() as conn:
+        other = NewReplica("rep-x", "job-a", "m", "m@there", "there", 4, Resources())
+        await stored.add_replicas(conn, [other], now())
+        for replica_id in ("rep-a0", "rep-x"):
+            await stored.move_replica(conn, replica_id, ReplicaState.STOPPED)
+        assert [row.id for row in await stored.ended_replicas(conn, "m@here")] == ["rep-a0"]
+
+
+async def test_only_the_last_observations_are_remembered(db: Database) -> None:
+    at = now()
+    async with db.begin() as conn:
+        for i in range(stored.REMEMBERED + 5):  # all at one moment: the order of writing decides
+            await stored.add_observation(conn, "queue_wait", "here", float(i), None, at)
+        seen = await stored.observed(conn, "queue_wait", "here")
+    assert [one.seconds for one in seen] == [float(i) for i in range(stored.REMEMBERED + 4, 4, -1)]
+
+
 # -- pilots ------------------------------------------------------------------------------------------------------------
 
 
@@ -153,6 +214,36 @@ async def test_of_two_pilots_at_once_one_wins(db: Database) -> None:
     await add(db)
     answers = await asyncio.gather(*(admit_pilot(db, "job-a", f"secret-{i}", "token") for i in range(4)))
     assert sorted(answers, key=lambda answer: answer or "") == [None, *["another pilot has this job"] * 3]
+
+
+async def test_a_pilot_that_dials_twice_at_once_is_welcome(db: Database) -> None:
+    await add(db)
+    answers = await asyncio.gather(*(admit_pilot(db, "job-a", "secret", "token") for _ in range(4)))
+    assert answers == [None] * 4
+
+
+async def test_the_pilot_of_a_job_stays_welcome_until_its_end(db: Database) -> None:
+    await add(db)
+    await admit_pilot(db, "job-a", "secret", "token")
+    for state in LIVE_JOB_STATES[1:]:
+        await move(db, state)
+        assert await admit_pilot(db, "job-a", "secret", "token") is None
+    await move(db, JobState.COMPLETED)
+    assert await admit_pilot(db, "job-a", "secret", "token") == "this job is over"
+
+
+async def test_a_token_opens_only_its_own_job(db: Database) -> None:
+    await add(db, "job-a", "token-a")
+    await add(db, "job-b", "token-b")
+    assert await admit_pilot(db, "job-b", "secret", "token-a") == "the enrolment token is not of this job"
+    assert await admit_pilot(db, "job-b", "secret", "token-b") is None
+
+
+async def test_who_is_admitted_is_not_audited(db: Database) -> None:
+    await add(db)
+    await admit_pilot(db, "job-a", "secret", "token")
+    async with db.read() as conn:
+        assert (await conn.execute(select(tables.audit))).all() == []
 
 
 async def test_no_secret_is_stored_in_clear(db: Database) -> None:

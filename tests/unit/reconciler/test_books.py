@@ -1,0 +1,275 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import Table, select
+from sqlalchemy.exc import IntegrityError
+
+from firstkit.links.messages import ReplicaReport
+from firstkit.reconciler.backoff import failures
+from firstkit.reconciler.books import Books, Changes
+from firstkit.reconciler.observe import VANISH_GRACE_S
+from firstkit.schedulers.scheduler import JobNews
+from firstkit.states import JobState, ReplicaState
+from firstkit.store import tables
+from firstkit.store.database import Database
+from firstkit.store.jobs import JobRow, NewReplica, Observation, ReplicaRow
+from unit.reconciler.support import NOW, ONE_CORE, job, replica, report
+
+
+def new(replica_id: str, job_id: str = "job-a", deployment: str = "m@here") -> NewReplica:
+    return NewReplica(replica_id, job_id, "m", deployment, "here", 4, ONE_CORE)
+
+
+def said(state: JobState, job_id: str = "job-a", **values: Any) -> JobNews:
+    return JobNews(job_id, f"id-{job_id}", state, **values)
+
+
+def ready(replica_id: str = "rep-a", load_s: float = 3.0) -> ReplicaReport:
+    return ReplicaReport(replica_id, ReplicaState.READY, load_s=load_s)
+
+
+def after(seconds: float) -> Changes:
+    return Changes(NOW + timedelta(seconds=seconds))
+
+
+async def rows(db: Database, table: Table) -> list[Any]:
+    async with db.read() as conn:
+        return list((await conn.execute(select(table).order_by(table.c.id))).all())
+
+
+async def states(db: Database) -> dict[str, str]:
+    return {row.id: row.state for table in (tables.jobs, tables.replicas) for row in await rows(db, table)}
+
+
+async def submit(books: Books, job_id: str, *replicas: NewReplica) -> None:
+    await books.add_job(job_id, "here", ONE_CORE, "digest", list(replicas))
+    await books.move_job(job_id, JobState.SUBMITTING, submitted_at=NOW)
+
+
+async def pilot_says(books: Books, changes: Changes, *replicas: ReplicaReport) -> None:
+    """What the pilot of the only job reports, taken in and written."""
+    (row,), living = await books.read()
+    changes.report(row, living, report(row.id, *replicas))
+    await books.write(changes)
+
+
+@pytest.fixture
+async def books(db: Database) -> Books:
+    """Books with a job that was submitted and its replica."""
+    made = Books(db, "here")
+    await made.open(["m@here"])
+    await submit(made, "job-a", new("rep-a"))
+    return made
+
+
+# -- changes -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_pass_without_news_has_nothing_to_write() -> None:
+    changes = Changes(NOW)
+    changes.report(job(), [replica()], report("job-a", ReplicaReport("rep-a", ReplicaState.READY)))
+    assert not changes
+
+
+def test_a_pilot_that_is_heard_proves_that_its_job_runs() -> None:
+    for state in (JobState.SUBMITTING, JobState.PENDING):
+        changes = Changes(NOW)
+        changes.report(job(state=state, started_at=None), [], report())
+        ((_, update),) = changes.jobs
+        assert (update.state, update.facts["started_at"]) == (JobState.RUNNING, NOW)
+
+
+def test_a_job_that_nobody_submitted_is_not_started_by_a_pilot() -> None:
+    changes = Changes(NOW)
+    changes.report(job(state=JobState.PLANNED), [], report())
+    assert changes.jobs == []
+
+
+def lost_submission() -> JobRow:
+    long_ago = NOW - timedelta(hours=1)
+    return job(state=JobState.SUBMITTING, submitted_at=long_ago, started_at=None, absent_polls=5, absent_since=long_ago)
+
+
+def test_a_submission_that_nobody_finds_is_given_up() -> None:
+    changes = Changes(NOW)
+    changes.poll(lost_submission(), [replica(state=ReplicaState.QUEUED)], None, True)
+    assert changes.given_up == ["job-a"]
+    assert changes.replicas == [], "they end when the job has been cancelled"
+
+
+def test_a_job_whose_pilot_is_heard_is_not_given_up() -> None:
+    changes = Changes(NOW)
+    changes.poll(lost_submission(), [], None, False)
+    changes.report(lost_submission(), [], report())
+    assert changes.given_up == []
+
+
+@pytest.mark.parametrize(
+    ("end", "becomes"),
+    [(JobState.COMPLETED, "STOPPED"), (JobState.CANCELLED, "STOPPED"), (JobState.NODE_FAIL, "FAILED")],
+)
+def test_the_end_of_a_job_takes_its_replicas_along(end: JobState, becomes: str) -> None:
+    living: Sequence[ReplicaRow] = [replica("rep-a"), replica("rep-b", ReplicaState.QUEUED)]
+    polled, ended = Changes(NOW), Changes(NOW)
+    polled.poll(job(), living, said(end, reason="words"), False)
+    ended.end_job(job(), living, end, "words")
+    for changes in (polled, ended):
+        assert [(update.row.id, update.state.value) for update in changes.replicas] == [
+            ("rep-a", becomes),
+            ("rep-b", becomes),
+        ]
+
+
+# -- a pass ------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_pass_is_written_whole(db: Database, books: Books) -> None:
+    await pilot_says(books, after(7), ready())
+    assert await states(db) == {"job-a": "RUNNING", "rep-a": "READY"}
+    (row,), (living,) = await books.read()
+    assert row.started_at == living.ready_at == NOW + timedelta(seconds=7)
+
+
+async def test_a_pass_that_breaks_leaves_nothing_behind(db: Database, books: Books) -> None:
+    await submit(books, "job-b", new("rep-b", "job-b"))
+    jobs, replicas = await books.read()
+    changes = after(5)
+    for row in jobs:  # two jobs with one id of the scheduler: the schema refuses the second
+        twice = JobNews(row.id, "77", JobState.RUNNING, started_at=NOW.timestamp() + 4)
+        changes.poll(row, [], twice, False)
+        changes.report(row, [one for one in replicas if one.job_id == row.id], report(row.id, ready("rep-a")))
+    before = await states(db)
+    with pytest.raises(IntegrityError):
+        await books.write(changes)
+    assert await states(db) == before
+    assert await rows(db, tables.observations) == []
+
+
+async def test_news_of_an_earlier_pass_changes_nothing(db: Database, books: Books) -> None:
+    (row,), living = await books.read()
+    late = after(5)
+    late.report(row, living, report("job-a", ready()))
+    await books.end_job("job-a", JobState.CANCELLED, "not needed")
+    await books.write(late)
+    assert await states(db) == {"job-a": "CANCELLED", "rep-a": "STOPPED"}
+    assert await rows(db, tables.observations) == []
+    assert books.known("m@here").loads == ()
+
+
+async def test_a_poll_that_moves_nothing_is_noted(books: Books) -> None:
+    (row,), _ = await books.read()
+    changes = after(5)
+    changes.poll(row, [], None, True)
+    await books.write(changes)
+    (row,), _ = await books.read()
+    assert (row.state, row.absent_polls, row.absent_since) == (JobState.SUBMITTING, 1, NOW + timedelta(seconds=5))
+
+
+async def test_a_job_vanishes_with_its_replicas(db: Database, books: Books) -> None:
+    await books.move_job("job-a", JobState.PENDING)
+    for seconds in (0.0, 5.0, VANISH_GRACE_S, VANISH_GRACE_S + 1):
+        assert (await states(db))["job-a"] == "PENDING"
+        (row,), living = await books.read()
+        changes = after(seconds)
+        changes.poll(row, living, None, True)
+        await books.write(changes)
+    assert await states(db) == {"job-a": "VANISHED", "rep-a": "FAILED"}
+
+
+# -- what is learned ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_wait_is_learned_once_however_often_it_is_told(db: Database, books: Books) -> None:
+    (row,), living = await books.read()
+    for _ in range(2):  # the second from the same picture, as after a cut-off pass
+        changes = after(9)
+        changes.poll(row, living, said(JobState.RUNNING, started_at=NOW.timestamp() + 8), False)
+        changes.report(row, living, report())
+        await books.write(changes)
+    (row,), living = await books.read()
+    again = after(20)
+    again.poll(row, living, said(JobState.RUNNING, started_at=NOW.timestamp() + 8), False)
+    await books.write(again)
+    (seen,) = await rows(db, tables.observations)
+    assert (seen.kind, seen.subject, seen.seconds) == ("queue_wait", "here", 8.0)
+    assert books.known("m@here").waits == (Observation(8.0, None),)
+
+
+async def test_a_start_before_the_submission_was_no_wait(books: Books) -> None:
+    (row,), living = await books.read()
+    changes = after(1)
+    changes.poll(row, living, said(JobState.RUNNING, started_at=NOW.timestamp() - 3), False)
+    await books.write(changes)
+    assert [seen.seconds for seen in books.known("m@here").waits] == [0.0]
+
+
+async def test_a_load_is_learned_once_with_what_was_forecast_for_it(db: Database, books: Books) -> None:
+    await books.add_replica(new("rep-b"))
+    await pilot_says(books, after(5), ready("rep-a", 3.0))
+    await pilot_says(books, after(6), ready("rep-a", 3.0), ready("rep-b", 4.0))
+    loads = books.known("m@here").loads
+    assert loads == (Observation(4.0, 3.0), Observation(3.0, None))
+    successor = Books(db, "here")
+    await successor.open(["m@here"])
+    assert successor.known("m@here") == books.known("m@here")
+
+
+async def test_what_was_never_seen_is_not_known(books: Books) -> None:
+    assert (books.known("m@here").loads, books.known("other@here").loads) == ((), ())
+
+
+# -- the end -----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_job_ends_with_the_replicas_that_it_still_has(db: Database, books: Books) -> None:
+    await books.add_replica(new("rep-b"))
+    await books.move_replica("rep-a", ReplicaState.FAILED, reason="died", ended_at=NOW)
+    await books.end_job("job-a", JobState.REJECTED, "too large")
+    assert await books.read() == ([], [])
+    first, second = await rows(db, tables.replicas)
+    assert (first.state, first.reason) == ("FAILED", "died")
+    assert (second.state, second.reason) == ("FAILED", "its job ended as REJECTED: too large")
+
+
+async def test_a_job_ends_once(db: Database, books: Books) -> None:
+    await books.end_job("job-a", JobState.REJECTED, "too large")
+    before = await rows(db, tables.jobs), await rows(db, tables.replicas)
+    await books.end_job("job-a", JobState.CANCELLED, "again")
+    assert (await rows(db, tables.jobs), await rows(db, tables.replicas)) == before
+
+
+async def test_failures_count_for_the_next_start_at_once(books: Books) -> None:
+    assert books.ended == {"m@here": []}
+    await pilot_says(books, after(5), ReplicaReport("rep-a", ReplicaState.FAILED, reason="died"))
+    assert [row.id for row in failures(books.ended["m@here"])] == ["rep-a"]
+    await books.add_replica(new("rep-b"))
+    await books.end_job("job-a", JobState.NODE_FAIL, "")
+    assert {row.id for row in failures(books.ended["m@here"])} == {"rep-a", "rep-b"}
+
+
+async def test_replicas_of_deployments_that_are_gone_are_not_kept(books: Books) -> None:
+    await books.add_replica(new("rep-old", deployment="old@here"))
+    await books.end_job("job-a", JobState.NODE_FAIL, "")
+    assert list(books.ended) == ["m@here"]
+
+
+async def test_what_was_there_is_found_at_the_start(db: Database, books: Books) -> None:
+    await books.add_replica(new("rep-b"))
+    await books.move_replica("rep-b", ReplicaState.FAILED, ended_at=NOW)
+    successor = Books(db, "here")
+    (row,), (living,) = await successor.open(["m@here"])
+    assert (row.id, living.id) == ("job-a", "rep-a")
+    assert [one.id for one in successor.ended["m@here"]] == ["rep-b"]
+    assert await Books(db, "there").open(["m@there"]) == ([], [])
+
+
+async def test_what_an_engine_said_last_is_kept_whatever_it_was(db: Database, books: Books) -> None:
+    words = "\x00\x1b[31m\ufffd last"
+    await pilot_says(books, after(5), ReplicaReport("rep-a", ReplicaState.FAILED, reason=words, log_tail=words))
+    (row,) = await rows(db, tables.replicas)
+    assert row.state == "FAILED"
+    assert "last" in row.log_tail
