@@ -76,11 +76,8 @@ class Books:
 
     async def open(self, deployments: Iterable[str]) -> tuple[list[JobRow], list[ReplicaRow]]:
         """Read what was learned before; returns the living jobs and replicas."""
-        async with self._db.read() as conn:
-            for name in deployments:
-                self.ended[name] = await stored.ended_replicas(conn, name)
-                self._loads[name] = tuple(await stored.observed(conn, "load_time", name))
-            self._waits = tuple(await stored.observed(conn, "queue_wait", self._cluster))
+        self.ended = {name: [] for name in deployments}
+        await self.refresh(*self.ended)
         return await self.read()
 
     async def read(self) -> tuple[list[JobRow], list[ReplicaRow]]:
@@ -93,10 +90,12 @@ class Books:
         return Experience(self._loads.get(deployment, ()), self._waits)
 
     async def refresh(self, *deployments: str) -> None:
-        """Read the ended replicas of some deployments again, after one ended."""
+        """Read again what is remembered of some deployments, and of the cluster: only what was committed is learned."""
         async with self._db.read() as conn:
             for name in set(deployments) & self.ended.keys():
                 self.ended[name] = await stored.ended_replicas(conn, name)
+                self._loads[name] = tuple(await stored.observed(conn, "load_time", name))
+            self._waits = tuple(await stored.observed(conn, "queue_wait", self._cluster))
 
     async def write(self, changes: Changes) -> None:
         """Write all changes of a pass, in one transaction; those that come late change nothing."""
@@ -105,7 +104,7 @@ class Books:
                 await self._write_job(conn, job, update, changes.at)
             for replica in changes.replicas:
                 await self._write_replica(conn, replica, changes.at)
-        await self.refresh(*(update.row.deployment for update in changes.replicas if update.state.is_final))
+        await self.refresh(*(update.row.deployment for update in changes.replicas))
 
     async def add_job(
         self, job_id: str, cluster: str, resources: Resources, token_sha256: str, replicas: list[NewReplica]
@@ -148,17 +147,11 @@ class Books:
         if has_moved and job.started_at is None and started_at is not None and job.submitted_at is not None:
             waited_s = max(0.0, (started_at - job.submitted_at).total_seconds())
             await stored.add_observation(conn, "queue_wait", self._cluster, waited_s, None, at)
-            self._waits = _with(Observation(waited_s, None), self._waits)
 
     async def _write_replica(self, conn: AsyncConnection, update: ReplicaUpdate, at: datetime) -> None:
         row = update.row
         has_moved = await stored.move_replica(conn, row.id, update.state, **update.facts)
         load_s = update.facts.get("load_s")
         if has_moved and update.state is ReplicaState.READY and load_s is not None:
-            seen = Observation(load_s, self.known(row.deployment).usual_load_s)
-            await stored.add_observation(conn, "load_time", row.deployment, load_s, seen.forecast_s, at)
-            self._loads[row.deployment] = _with(seen, self._loads.get(row.deployment, ()))
-
-
-def _with(newest: Observation, others: tuple[Observation, ...]) -> tuple[Observation, ...]:
-    return (newest, *others[: stored.REMEMBERED - 1])
+            forecast_s = self.known(row.deployment).usual_load_s
+            await stored.add_observation(conn, "load_time", row.deployment, load_s, forecast_s, at)

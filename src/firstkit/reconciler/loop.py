@@ -23,6 +23,7 @@ from firstkit.reconciler.backoff import retry_at
 from firstkit.reconciler.books import Books
 from firstkit.reconciler.calls import Calls
 from firstkit.reconciler.forecast import Outlook, deployment_outlook
+from firstkit.reconciler.observe import VANISH_GRACE_S
 from firstkit.reconciler.plan import (
     Action,
     CancelJob,
@@ -192,13 +193,16 @@ class ClusterLoop:
             to.end_job(job, replicas, JobState.CANCELLED, "a controller died before it was submitted")
             return
         if news is not None and job.id not in self._under_way and _was_asked_later(news[0], job):
-            is_silent = self._world.is_gateway_up and report is None
+            # After a restart of the gateway pilots need a moment to dial again.
+            is_silent = self._world.silent_s(job.id) > VANISH_GRACE_S
             to.poll(job, replicas, news[1].get(job.id), is_silent)
         if report is not None:
             to.report(job, replicas, report)
 
     def _observed(self, job: JobRow) -> ObservedJob:
-        return ObservedJob(job, self._world.reports.get(job.id), self._world.silent_s(job.id))
+        """A pilot cannot have been silent for longer than its job has run, however long the gateway was up before."""
+        ran_s = 0.0 if job.started_at is None else max(0.0, (now() - job.started_at).total_seconds())
+        return ObservedJob(job, self._world.reports.get(job.id), min(ran_s, self._world.silent_s(job.id)))
 
     # -- what should be there ----------------------------------------------------------------------------------
 
@@ -235,7 +239,8 @@ class ClusterLoop:
         is_calm = is_settled and len(replicas) == wanted and not is_more and not has_acted
         at = now()
         retries_s = [(want.retry_at - at).total_seconds() for want in desired if want.retry_at and want.retry_at > at]
-        return min(CALM_S if is_calm else BUSY_S, self._rhythm.left_s, *retries_s)
+        until_poll_s = CALM_S if "poll" in self._under_way else self._rhythm.left_s
+        return min(CALM_S if is_calm else BUSY_S, until_poll_s, *retries_s)
 
     # -- acting ------------------------------------------------------------------------------------------------
 

@@ -75,7 +75,7 @@ def ending_of_replica(row: ReplicaRow, job_state: JobState, reason: str, now: da
 
 
 def _facts(job: JobRow, news: JobNews, now: datetime) -> dict[str, Any]:
-    known = {
+    known: dict[str, Any] = {
         "scheduler_id": news.scheduler_id,
         "reason": news.reason or None,
         "exit_code": news.exit_code,
@@ -83,6 +83,8 @@ def _facts(job: JobRow, news: JobNews, now: datetime) -> dict[str, Any]:
         "started_at": job.started_at or _time(news.started_at),
         "ends_at": _time(news.ends_at),
     }
+    if news.state is JobState.RUNNING and may_move(job.state, news.state):
+        known |= {"reason": news.reason, "started_at": known["started_at"] or now}  # what it waited for is over
     facts = {name: value for name, value in known.items() if value is not None}
     if news.state.is_final and not job.state.is_final:
         facts["ended_at"] = now

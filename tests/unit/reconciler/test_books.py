@@ -273,3 +273,14 @@ async def test_what_an_engine_said_last_is_kept_whatever_it_was(db: Database, bo
     (row,) = await rows(db, tables.replicas)
     assert row.state == "FAILED"
     assert "last" in row.log_tail
+
+
+async def test_what_was_not_written_is_not_learned_either(db: Database, books: Books) -> None:
+    await submit(books, "job-b")
+    jobs, _ = await books.read()
+    changes = after(5)
+    for row in jobs:
+        changes.poll(row, [], JobNews(row.id, "77", JobState.RUNNING, started_at=NOW.timestamp() + 4), False)
+    with pytest.raises(IntegrityError):
+        await books.write(changes)
+    assert books.known("m@here").waits == ()

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
+from firstkit.clock import now
 from firstkit.config import Scale
 from firstkit.links.messages import LinkSpec, PilotReport, PilotSpec, ReplicaReport
 from firstkit.reconciler import observe, rhythm
 from firstkit.reconciler.books import Books
 from firstkit.reconciler.calls import Calls
-from firstkit.reconciler.loop import ClusterLoop
+from firstkit.reconciler.loop import BUSY_S, ClusterLoop
 from firstkit.reconciler.world import World
 from firstkit.schedulers.scheduler import JobNews
 from firstkit.states import JobState, ModelStatus, ReplicaState
@@ -233,3 +235,45 @@ async def test_an_ended_job_takes_its_replicas_along(db: Database) -> None:
     await here.poll()
     first = (await here.rows(tables.replicas))[0]
     assert (first.state, first.reason) == ("FAILED", "its job ended as NODE_FAIL: restarted")
+
+
+async def test_a_job_that_has_just_started_is_not_held_against_its_pilot(db: Database) -> None:
+    """However long the gateway was up before: the pilot has had no time to dial."""
+    here = await bench(db, QuickCluster())
+    here.world._gateway_since -= 10_000
+    await here.passes()
+    await here.poll()
+    assert [row.state for row in await here.rows(tables.jobs)] == ["RUNNING"]
+    assert "cancel" not in here.cluster.calls
+
+
+async def test_no_job_vanishes_before_pilots_could_dial_a_new_gateway(db: Database) -> None:
+    here = await bench(db, QuickCluster())
+    await here.passes()
+    await here.poll()
+    async with db.begin() as conn:
+        long_ago = now() - timedelta(hours=1)
+        await conn.execute(update(tables.jobs).values(absent_polls=5, absent_since=long_ago))
+    here.cluster.jobs.clear()
+    here.world.gateway_went()
+    here.world.gateway_came()
+    await here.poll()
+    assert [row.state for row in await here.rows(tables.jobs)] == ["RUNNING"]
+    here.world._gateway_since -= observe.VANISH_GRACE_S + 1
+    await here.poll()
+    assert (await here.rows(tables.jobs))[0].state == "VANISHED"
+
+
+class HangingCluster(QuickCluster):
+    async def poll(self) -> dict[str, JobNews]:
+        return await asyncio.get_running_loop().create_future()
+
+
+async def test_a_poll_that_hangs_makes_no_busy_loop(db: Database) -> None:
+    here = await bench(db, HangingCluster())
+    await here.passes()
+    here.loop._rhythm._due = 0.0
+    assert await here.loop.step() >= BUSY_S
+    assert "poll" in here.loop._under_way
+    assert await here.loop.step() >= BUSY_S
+    await here.loop.close()
