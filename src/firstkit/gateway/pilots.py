@@ -85,8 +85,9 @@ class Pilots:
         self.reports.pop(link.job_id, None)
         for route in self._routes.pop(link.job_id, {}).values():
             self.room.table.remove(route)
+        self._rows = {replica_id: row for replica_id, row in self._rows.items() if row.job_id != link.job_id}
         logger.warning("a link is down", extra={"action": "link_down", "job_id": link.job_id})
-        self._changed(link.job_id)
+        self.on_change(link.job_id)
 
     async def call(self, job_id: str, verb: str, args: dict[str, Any]) -> Any:
         """Relay a call of the controller; raises LinkLost, CallFailed. A drain takes effect here at once."""
@@ -112,6 +113,14 @@ class Pilots:
         """Requests of this gateway at a replica now."""
         return sum(routes[replica_id].in_flight for routes in self._routes.values() if replica_id in routes)
 
+    def count_replicas(self) -> None:
+        """Bring the gauge of replicas up to date; for whoever is about to show it."""
+        metrics.REPLICAS.clear()
+        for report in self.reports.values():
+            for replica in report.replicas:
+                if (row := self._rows.get(replica.replica_id)) is not None:
+                    metrics.REPLICAS.labels(row.model, row.cluster, replica.state.value).inc()
+
     def snapshot(self, *job_ids: str) -> dict[str, Any]:
         """Reports of these jobs, or of all whose link is up, as the controller gets them; None: the link is gone."""
         return {job_id: to_dict(self.reports.get(job_id)) for job_id in job_ids or self.reports}
@@ -125,7 +134,7 @@ class Pilots:
             row = self._rows.get(replica.replica_id)
             if row is not None and row.job_id == report.job_id:
                 self._apply_one(link, replica, row, routes)
-        self._changed(report.job_id)
+        self.on_change(report.job_id)
         for model in {route.model for route in routes.values()}:
             self.room.pump(model)
 
@@ -165,11 +174,3 @@ class Pilots:
         task = asyncio.ensure_future(work)
         self._reading.add(task)
         task.add_done_callback(self._reading.discard)
-
-    def _changed(self, job_id: str) -> None:
-        metrics.REPLICAS.clear()
-        for report in self.reports.values():
-            for replica in report.replicas:
-                if (row := self._rows.get(replica.replica_id)) is not None:
-                    metrics.REPLICAS.labels(row.model, row.cluster, replica.state.value).inc()
-        self.on_change(job_id)
