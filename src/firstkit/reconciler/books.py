@@ -126,6 +126,7 @@ class Books:
     async def move_replica(self, replica_id: str, state: ReplicaState, **facts: Any) -> None:
         async with self._db.begin() as conn:
             await stored.move_replica(conn, replica_id, state, **facts)
+        await self.refresh(*self.ended)
 
     async def end_job(self, job_id: str, state: JobState, reason: str) -> None:
         """A job is over, and with it all replicas that it still had."""

@@ -31,6 +31,9 @@ class Controller:
         self.config = config
         self._cluster_of = cluster_of
         self._deployments = config.deployments()
+        self._by_model: dict[str, list[ResolvedDeployment]] = {model: [] for model in config.models}
+        for deployment in self._deployments:
+            self._by_model[deployment.model].append(deployment)
         longest = max((deployment.scale.idle_timeout for deployment in self._deployments), default=0.0)
         self.world = World(config.models, longest)
         self.loops: dict[str, ClusterLoop] = {}
@@ -84,8 +87,7 @@ class Controller:
     def _wanted(self, cluster: str) -> dict[str, int]:
         """Replicas by deployment of one cluster, each model looked at as a whole."""
         counts: dict[str, int] = {}
-        for model in self.config.models:
-            ours = [deployment for deployment in self._deployments if deployment.model == model]
+        for model, ours in self._by_model.items():
             if not any(deployment.cluster == cluster for deployment in ours):
                 continue
             elsewhere = sum(deployment.scale.max_in_flight for deployment in ours if deployment.is_external)
@@ -131,14 +133,12 @@ class Controller:
 
     def _tell_forecast(self) -> None:
         """Tell the gateway what is to be expected of each model, on each cluster and in all."""
-        models = {model: self._forecast(model) for model in self.config.models}
+        models = {model: self._forecast(model) for model in self._by_model}
         self._wake.send({"kind": "forecast", "models": models})
 
     def _forecast(self, model: str) -> dict[str, Any]:
         outlooks, errors = {}, []
-        for deployment in self._deployments:
-            if deployment.model != model:
-                continue
+        for deployment in self._by_model[model]:
             if deployment.is_external:
                 outlooks[deployment.cluster] = Outlook(ModelStatus.LIVE, 0.0)
                 continue

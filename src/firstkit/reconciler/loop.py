@@ -311,7 +311,6 @@ class ClusterLoop:
             await self._calls.call(job_id, "start", replica=to_dict(deployment.replica_spec(replica_id)))
         except CallFailed as exc:
             await self._books.move_replica(replica_id, ReplicaState.FAILED, reason=exc.message, ended_at=now())
-            await self._books.refresh(deployment.name)
 
     async def _stop(self, job_id: str, replica_id: str) -> None:
         logger.info("stopping a replica", extra=self._extra("stop", job_id=job_id, replica_id=replica_id))
