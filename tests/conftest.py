@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -44,6 +45,14 @@ def postgresql_server() -> Iterator[postgresql.Server]:
 
 
 @pytest.fixture
+def folder() -> Iterator[Path]:
+    """A short path: the names of UNIX sockets are limited."""
+    path = tempfile.mkdtemp(prefix="first-", dir="/tmp")
+    yield Path(path)
+    shutil.rmtree(path)
+
+
+@pytest.fixture
 def database_url(request: pytest.FixtureRequest) -> Iterator[str]:
     """The URL of a database that does not exist (SQLite) or is empty (PostgreSQL)."""
     if request.config.getoption("--database") == "postgresql":
@@ -52,9 +61,7 @@ def database_url(request: pytest.FixtureRequest) -> Iterator[str]:
         yield url
         server.drop(url)
         return
-    folder = tempfile.mkdtemp(prefix="first-", dir="/tmp")
-    yield f"sqlite:///{folder}/first.db"
-    shutil.rmtree(folder)
+    yield f"sqlite:///{request.getfixturevalue('folder')}/first.db"
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ from firstkit.store.tables import usage
 from firstkit.testing.fake_engine import BEHAVIOURS, GarbageEngine, QuickEngine, parse
 from firstkit.testing.tiny_http import Request, serve
 from lab import Lab, wait_for
+from unit.gateway.support import error_in
 
 UPSTREAM_KEY = "canary-upstream-key"
 CHAT = "/v1/chat/completions"
@@ -126,12 +127,7 @@ class Answer:
 
     @property
     def error(self) -> dict[str, Any]:
-        """The error object, which must have the shape of OpenAI."""
-        [(key, error)] = self.json.items()
-        assert key == "error"
-        assert error.keys() >= {"message", "type", "param", "code"}
-        assert self.headers["content-type"] == "application/json"
-        return dict(error)
+        return error_in(self.headers["content-type"], self.json)
 
     @property
     def events(self) -> list[Any]:

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from firstkit.schedulers.processes import die_with_parent
+from firstkit.schedulers.processes import die_with_parent, manner
 
 logger = logging.getLogger("firstkit.serve")
 FIRST_PAUSE_S = 0.1
@@ -35,16 +35,6 @@ def deaths_in_a_row(before: int, lived_s: float) -> int:
 def pause_s(deaths: int) -> float:
     """How long to wait before a child that died ``deaths`` times in a row starts again."""
     return float(min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(deaths - 1, 16)))
-
-
-def manner(status: int) -> str:
-    """An exit status in words; negative: the signal that ended it."""
-    if status >= 0:
-        return f"exit status {status}"
-    try:
-        return f"killed by {signal.Signals(-status).name}"
-    except ValueError:
-        return f"killed by signal {-status}"
 
 
 class Child:

@@ -2,31 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
-from pathlib import Path
 
-import uvloop
-
-from firstkit import logs
-from firstkit.config import Config, load_config
-from firstkit.errors import ConfigError
+from firstkit.config import Config
 from firstkit.gateway.server import Process
-
-
-def main() -> int:
-    """Run until told to stop; 2 when the configuration does not let it start."""
-    parser = argparse.ArgumentParser(prog="firstkit.gateway")
-    parser.add_argument("--config", type=Path, required=True)
-    options = parser.parse_args()
-    logs.configure()
-    try:
-        config = load_config(options.config)
-        uvloop.run(_run(config))
-    except ConfigError as error:
-        print(error.message, file=sys.stderr)
-        return 2
-    return 0
+from firstkit.process import main
 
 
 async def _run(config: Config) -> None:
@@ -34,4 +14,4 @@ async def _run(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main("firstkit.gateway", _run))

@@ -89,13 +89,3 @@ def spawn(argv: Sequence[str], env: Mapping[str, str], folder: str, cpus: Sequen
             preexec_fn=become_engine,  # noqa: PLW1509 - this process has one thread
         )
     )
-
-
-def manner(code: int) -> str:
-    """An exit code in words."""
-    if code >= 0:
-        return f"exit status {code}"
-    try:
-        return f"killed by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"killed by signal {-code}"

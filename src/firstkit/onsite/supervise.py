@@ -16,9 +16,10 @@ from firstkit.errors import FirstError
 from firstkit.links.messages import Exchange, Open, ReplicaReport, Sink, Upstream
 from firstkit.onsite import logfile, probe
 from firstkit.onsite.allotment import Share
-from firstkit.onsite.children import Child, manner, spawn
+from firstkit.onsite.children import Child, spawn
 from firstkit.onsite.inflight import InFlight
 from firstkit.onsite.place import LOG, clear_place, environment, is_port_free, make_place
+from firstkit.schedulers.processes import manner
 from firstkit.states import ReplicaState, advance
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ import time
 from typing import NoReturn, Optional
 
 from firstkit.errors import SchedulerSilent
-from firstkit.schedulers.processes import become_subreaper, die_with_parent, kill_descendants, own_identity
+from firstkit.schedulers.processes import become_subreaper, die_with_parent, kill_descendants, manner, own_identity
 from firstkit.schedulers.records import FINAL, KEEPER, LOG, Final, Grant, JobRecord, Keeper, Order, load, locked
 from firstkit.states import JobState
 
@@ -186,21 +186,12 @@ def _verdict(status: Optional[int], ending: Optional[JobState]) -> tuple[JobStat
     """State, reason and exit code (128 + signal as in a shell) of an ended job; status None: we killed it."""
     code = None if status is None else os.waitstatus_to_exitcode(status)
     exit_code = 128 - code if code is not None and code < 0 else code
-    manner = "killed after the grace" if code is None else _manner(code)
+    how = "killed after the grace" if code is None else manner(code)
     if ending is JobState.TIMEOUT:
-        return JobState.TIMEOUT, f"its walltime ended; {manner}", exit_code
+        return JobState.TIMEOUT, f"its walltime ended; {how}", exit_code
     if ending is JobState.CANCELLED:
-        return JobState.CANCELLED, f"cancelled; {manner}", exit_code
-    return (JobState.COMPLETED if code == 0 else JobState.FAILED), manner, exit_code
-
-
-def _manner(code: int) -> str:
-    if code >= 0:
-        return f"exit status {code}"
-    try:
-        return f"killed by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"killed by signal {-code}"
+        return JobState.CANCELLED, f"cancelled; {how}", exit_code
+    return (JobState.COMPLETED if code == 0 else JobState.FAILED), how, exit_code
 
 
 def _cut_log() -> None:

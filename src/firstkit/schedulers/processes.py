@@ -155,3 +155,13 @@ def _kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
     except OSError:
         return  # gone by itself, or another user's: neither is ours to end
+
+
+def manner(code: int) -> str:
+    """An exit code in words; negative: the signal that ended the process."""
+    if code >= 0:
+        return f"exit status {code}"
+    try:
+        return f"killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"killed by signal {-code}"

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from firstkit.cli.supervision import LONGEST_PAUSE_S, STEADY_S, deaths_in_a_row, manner, pause_s
+from firstkit.cli.supervision import LONGEST_PAUSE_S, STEADY_S, deaths_in_a_row, pause_s
 from lab import pid_is_alive, wait_for
 
 SERVE = """
@@ -65,11 +65,6 @@ def test_pauses_grow_and_stay_within_what_a_restart_may_take(deaths: int) -> Non
 @given(st.integers(0, 100), st.floats(0, 1e6))
 def test_a_child_that_lived_long_begins_anew(before: int, lived_s: float) -> None:
     assert deaths_in_a_row(before, lived_s) == (1 if lived_s >= STEADY_S else before + 1)
-
-
-@pytest.mark.parametrize(("status", "words"), [(3, "exit status 3"), (-9, "killed by SIGKILL"), (-99, "signal 99")])
-def test_manner(status: int, words: str) -> None:
-    assert words in manner(status)
 
 
 def test_a_dead_child_is_started_again_and_the_other_left_alone(tmp_path: Path) -> None:

@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -11,14 +10,6 @@ import pytest
 from firstkit.gateway.state import Gateway
 from firstkit.store.database import Database
 from unit.gateway.support import made
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """A short path: the names of UNIX sockets are limited."""
-    path = tempfile.mkdtemp(prefix="first-", dir="/tmp")
-    yield Path(path)
-    shutil.rmtree(path)
 
 
 @pytest.fixture(scope="session")

@@ -55,12 +55,16 @@ class Answer:
 
     @property
     def error(self) -> dict[str, Any]:
-        """The error object, which must have the shape of OpenAI."""
-        [(key, error)] = self.json.items()
-        assert key == "error"
-        assert error.keys() >= {"message", "type", "param", "code"}
-        assert self.headers[b"content-type"] == b"application/json"
-        return dict(error)
+        return error_in(self.headers[b"content-type"].decode(), self.json)
+
+
+def error_in(content_type: str, answer: Any) -> dict[str, Any]:
+    """The error object of an answer, which must have the shape of OpenAI."""
+    [(key, error)] = answer.items()
+    assert key == "error"
+    assert error.keys() >= {"message", "type", "param", "code"}
+    assert content_type == "application/json"
+    return dict(error)
 
 
 async def ask(

@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +14,6 @@ from unit.links.support import Ends
 def pytest_asyncio_loop_factories(config, item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     """A gateway runs on uvloop, a pilot on whatever its Python has."""
     return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    path = tempfile.mkdtemp(prefix="first-", dir="/tmp")
-    yield Path(path)
-    shutil.rmtree(path)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from firstkit.onsite.children import Child, manner, spawn
+from firstkit.onsite.children import Child, spawn
 
 SLEEP = "import time; time.sleep(60)"
 DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
@@ -72,9 +72,3 @@ async def test_what_a_child_left_behind_dies_with_it(tmp_path: Path) -> None:
 async def test_what_cannot_be_started_says_so(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no-such-engine"):
         spawn(["no-such-engine"], {"PATH": "/bin"}, str(tmp_path), os.sched_getaffinity(0), 1)
-
-
-def test_manners() -> None:
-    assert manner(0) == "exit status 0"
-    assert manner(-9) == "killed by SIGKILL"
-    assert manner(-63) == "killed by signal 63"

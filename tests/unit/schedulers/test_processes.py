@@ -16,6 +16,7 @@ from firstkit.schedulers.processes import (
     descendants,
     is_alive,
     kill_marked,
+    manner,
     own_identity,
     send_signal,
 )
@@ -109,3 +110,14 @@ def _running(argv: list[str]) -> bool:
         except OSError:
             continue
     return False
+
+
+def test_manners() -> None:
+    assert manner(0) == "exit status 0"
+    assert manner(-9) == "killed by SIGKILL"
+    assert manner(-63) == "killed by signal 63"
+
+
+@pytest.mark.parametrize(("status", "words"), [(3, "exit status 3"), (-9, "killed by SIGKILL"), (-99, "signal 99")])
+def test_manner(status: int, words: str) -> None:
+    assert words in manner(status)
