@@ -25,7 +25,18 @@ from acceptance.test_openai_client import weights
 from lab import Lab, running, wait_for
 
 IDLE_S = 20.0
-COMMANDS = ("--help", "status", "models", "keys list", "usage", "doctor", "config check", "keys revoke nobody")
+COMMANDS = (
+    "--help",
+    "status",
+    "models",
+    "keys create NEW",
+    "keys list",
+    "keys revoke NEW",
+    "usage",
+    "doctor",
+    "config check",
+    "config show",
+)
 ROUNDS = 5
 
 
@@ -96,9 +107,10 @@ def commands(lab: Lab) -> None:
     environment = os.environ | {"FIRST_CONFIG": str(lab.config_path)}
     for arguments in COMMANDS:
         times = []
-        for _ in range(3):
+        for number in range(ROUNDS):
+            words = arguments.replace("NEW", f"key-{number}").split()
             started = time.monotonic()
-            subprocess.run([first, *arguments.split()], env=environment, check=False, capture_output=True)
+            subprocess.run([first, *words], env=environment, check=True, capture_output=True)
             times.append(time.monotonic() - started)
         report(f"first {arguments}", statistics.median(times), "s", 0.4)
 

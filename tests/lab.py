@@ -94,7 +94,7 @@ class Lab:
 
     async def _make_key(self, name: str, scopes: tuple[str, ...] = ("inference", "metrics", "admin")) -> str:
         async with self.database() as db:
-            return await api_keys.create(db, name, user="tester", project="lab", scopes=scopes)
+            return (await api_keys.create(db, name, user="tester", project="lab", scopes=scopes))[0]
 
     def make_key(self, name: str, scopes: tuple[str, ...]) -> str:
         return asyncio.run(self._make_key(name, scopes))

@@ -174,9 +174,9 @@ def commands() -> dict[str, Any]:
     """``first keys create`` -> the command object, for every command that is no mere group."""
     import typer
 
-    from firstkit.cli.main import app
+    from firstkit.cli.main import build
 
-    return dict(_commands("first", typer.main.get_command(app)))
+    return dict(_commands("first", typer.main.get_command(build())))
 
 
 def _commands(name: str, command: Any) -> Iterator[tuple[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from enum import Enum
 from typing import Any
@@ -41,6 +41,11 @@ class UsageRow:
     completion_tokens: int
     estimated: int
     failed: int
+
+    def as_row(self) -> dict[str, str | int]:
+        """Plain values for JSON, CSV and tables, the grouping first."""
+        numbers = asdict(self)
+        return {**numbers.pop("group"), **numbers}
 
 
 async def usage_report(

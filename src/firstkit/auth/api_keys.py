@@ -22,7 +22,8 @@ from firstkit.store.tables import api_keys, audit, members, projects, users
 
 _KEY = re.compile(r"first-([a-z2-7]{12})-[a-z2-7]{52}")
 _PREFIX = re.compile(r"(?:first-)?([a-z2-7]{12})")
-_NAME = re.compile(r"[^\s\x00-\x1f\x7f](?:[^\x00-\x1f\x7f]{0,198}[^\s\x00-\x1f\x7f])?")
+_UNFIT = r"\x00-\x1f\x7f\ud800-\udfff"  # control characters, and halves of characters, which no database takes
+_NAME = re.compile(rf"[^\s{_UNFIT}](?:[^{_UNFIT}]{{0,198}}[^\s{_UNFIT}])?")
 
 
 class KeyNameTaken(InvalidRequest):
@@ -57,6 +58,20 @@ class KeyInfo:
             return "revoked"
         return "expired" if self.expires_at is not None and self.expires_at <= now() else "living"
 
+    def as_row(self) -> dict[str, Any]:
+        """Plain values for JSON and tables; times as ISO 8601."""
+        return {
+            "name": self.name,
+            "prefix": f"first-{self.prefix}",
+            "user": self.user,
+            "project": self.project,
+            "scopes": list(self.scopes),
+            "status": self.status,
+            "created_at": self.created_at.isoformat(),
+            "expires_at": self.expires_at and self.expires_at.isoformat(),
+            "revoked_at": self.revoked_at and self.revoked_at.isoformat(),
+        }
+
 
 def parse_key(text: str) -> str | None:
     """The prefix of a well-formed key, None for anything else."""
@@ -74,15 +89,15 @@ async def create(
     expires_in_s: float | None = None,
     actor: str | None = None,
     held: frozenset[str] = ALL_SCOPES,
-) -> str:
-    """Make a key for ``user``, charged to ``project`` (both are made when they are new), and return its text.
+) -> tuple[str, KeyInfo]:
+    """Make a key for ``user``, charged to ``project`` (both are made when they are new); its text, and what it is.
 
     The text exists only here: it can never be shown again. ``actor`` is who does this (``user`` where nobody is
     named), ``held`` are the scopes of whoever does. Raises InvalidRequest, KeyNameTaken, Forbidden.
     """
     _check_names(name=name, user=user, project=project)
     if expires_in_s is not None and not 0 < expires_in_s < 36525 * 86400:
-        raise InvalidRequest("A key must expire in the future, within 100 years.", param="expires")
+        raise InvalidRequest("A key must expire in the future, within 100 years.", param="expires_in_s")
     wanted = _scopes(scopes)
     check_grant(wanted, held)
     at = now()
@@ -97,7 +112,7 @@ async def create(
             await _audit(conn, actor or user, "key.create", info)
     except IntegrityError:
         raise KeyNameTaken(f"A living key has the name '{name}' already; revoke it or choose another name.") from None
-    return text
+    return text, info
 
 
 async def list_keys(db: Database, *, include_dead: bool = False) -> list[KeyInfo]:
@@ -113,6 +128,8 @@ async def list_keys(db: Database, *, include_dead: bool = False) -> list[KeyInfo
 
 async def revoke(db: Database, name_or_prefix: str, *, actor: str) -> KeyInfo:
     """End a key by its name, its prefix or its whole text; raises KeyNotFound, InvalidRequest when two fit."""
+    if not _NAME.fullmatch(name_or_prefix):
+        raise KeyNotFound  # no name of any key, and not fit to ask a database
     match = _PREFIX.fullmatch(name_or_prefix)
     prefix = parse_key(name_or_prefix) or (match[1] if match else name_or_prefix)
     fits = or_(api_keys.c.name == name_or_prefix, api_keys.c.prefix == prefix)

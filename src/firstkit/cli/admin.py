@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import getpass
 import http.client
 import json
+import os
+import re
 import socket
 from pathlib import Path
 from typing import Any
@@ -15,9 +18,13 @@ PATIENCE_S = 20.0
 
 
 class GatewayAway(FirstError):
-    """The gateway is not running."""
+    """No gateway answers."""
 
     next_step = "'first up' starts the demonstration, 'first serve' a configuration of yours."
+
+
+class NotRunning(GatewayAway):
+    """Nobody listens: nothing was asked."""
 
 
 class SocketForbidden(GatewayAway):
@@ -34,31 +41,51 @@ class Refusal(FirstError):
         self.status = status
 
 
-def fetch(state_dir: Path, path: str) -> bytes:
-    """The body of ``GET path``. Raises GatewayAway when nobody answers, Refusal for any status but 200."""
+def fetch(state_dir: Path, path: str, body: dict[str, Any] | None = None) -> bytes:
+    """The answer to ``GET path``, or to ``POST path`` with a body as JSON.
+
+    Raises NotRunning, GatewayAway when nobody answers, Refusal when the answer is an error.
+    """
     connection = http.client.HTTPConnection("localhost", timeout=PATIENCE_S)
+    headers = {"content-type": "application/json", "x-first-actor": re.sub("[^ -~]", "?", actor())}
     try:
         connection.sock = _connect(state_dir / SOCKET)
-        connection.request("GET", path)
+        if body is None:
+            connection.request("GET", path)
+        else:
+            connection.request("POST", path, json.dumps(body), headers)
         answer = connection.getresponse()
-        body = answer.read()
+        content = answer.read()
     except PermissionError as exc:
         raise SocketForbidden(f"the gateway's socket {state_dir / SOCKET} may not be opened by you.") from exc
-    except (FileNotFoundError, NotADirectoryError, ConnectionError) as exc:
-        raise GatewayAway(f"the gateway is not running (state directory {state_dir}).") from exc
+    except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError) as exc:
+        raise NotRunning(f"the gateway is not running (state directory {state_dir}).") from exc
     except (OSError, http.client.HTTPException) as exc:
         raise GatewayAway(f"the gateway does not answer: {exc or type(exc).__name__}.") from exc
     finally:
         connection.close()
-    if answer.status != http.client.OK:
-        raise Refusal(answer.status, _message(body) or f"the gateway answered {answer.status}.")
-    return body
+    if answer.status not in (http.client.OK, http.client.CREATED):
+        raise Refusal(answer.status, _message(content) or f"the gateway answered {answer.status}.")
+    return content
 
 
 def fetch_status(state_dir: Path) -> dict[str, Any]:
     """Models, replicas and jobs as the gateway knows them now. Raises like ``fetch``."""
     status: dict[str, Any] = json.loads(fetch(state_dir, "/admin/status"))
     return status
+
+
+def login() -> str:
+    """The name of whoever runs this command."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a user id without an entry in the password database
+        return f"uid-{os.getuid()}"
+
+
+def actor() -> str:
+    """The same, as the audit log names it."""
+    return f"cli:{login()}"
 
 
 def _connect(path: Path) -> socket.socket:

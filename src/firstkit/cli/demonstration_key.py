@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import getpass
-import os
 from pathlib import Path
 
+from firstkit.cli.admin import actor, login
 from firstkit.cli.common import Server
 from firstkit.cli.demonstration import write_private
 
@@ -41,16 +40,8 @@ async def _living_key(server: Server, known: str | None) -> str:
         living = await api_keys.list_keys(db)
         if known is not None and any(key.prefix == prefix for key in living):
             return known
-        user = _login()
         if any(key.name == NAME for key in living):  # its text is lost
-            await api_keys.revoke(db, NAME, actor=f"cli:{user}")
-        return await api_keys.create(db, NAME, user=user, scopes=SCOPES, actor=f"cli:{user}")
+            await api_keys.revoke(db, NAME, actor=actor())
+        return (await api_keys.create(db, NAME, user=login(), scopes=SCOPES, actor=actor()))[0]
     finally:
         await db.close()
-
-
-def _login() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a user id without an entry in the password database
-        return f"uid-{os.getuid()}"

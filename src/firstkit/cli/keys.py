@@ -2,34 +2,23 @@
 
 from __future__ import annotations
 
-import getpass
-import os
 import sys
-from datetime import datetime
-from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from firstkit.cli.common import ConfigOption, JsonOption, fail, open_server
+from firstkit.auth.permissions import Scope
+from firstkit.cli.admin import actor, login
+from firstkit.cli.common import ConfigOption, JsonOption, fail
 from firstkit.cli.moments import parse_duration
 from firstkit.cli.showing import show, show_json
-from firstkit.cli.stored import ask_store
-from firstkit.clock import now
+from firstkit.cli.stored import ask
 
 if TYPE_CHECKING:
-    from firstkit.auth.api_keys import KeyInfo
     from firstkit.store.database import Database
 
+Row = dict[str, Any]
 app = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True)
-
-
-class ScopeName(str, Enum):
-    """The scopes, known here without importing the store."""
-
-    INFERENCE = "inference"
-    METRICS = "metrics"
-    ADMIN = "admin"
 
 
 @app.command()
@@ -37,32 +26,33 @@ def create(
     name: Annotated[str, typer.Argument(metavar="NAME", help="What the key is called, in lists and reports.")],
     user: Annotated[str | None, typer.Option(help="Who will use it; default: you. Made when new.")] = None,
     project: Annotated[str, typer.Option(help="What its use is charged to. Made when new.")] = "default",
-    scope: Annotated[list[ScopeName] | None, typer.Option(help="May be repeated; default: inference.")] = None,
+    scope: Annotated[list[Scope] | None, typer.Option(help="May be repeated; default: inference.")] = None,
     expires: Annotated[str | None, typer.Option(help="How long it is good, such as 90d; default: for ever.")] = None,
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
     """Make a key and print it, the only time that it can be seen."""
-    expires_in_s = None if expires is None else _seconds(expires)
-    scopes = [item.value for item in scope or [ScopeName.INFERENCE]]
+    wanted: Row = {
+        "user": user or login(),
+        "project": project,
+        "scopes": [item.value for item in scope or [Scope.INFERENCE]],
+        "expires_in_s": None if expires is None else _seconds(expires),
+    }
 
-    async def work(db: Database) -> tuple[str, KeyInfo]:
+    async def directly(db: Database) -> Row:
         from firstkit.auth import api_keys
 
-        text = await api_keys.create(
-            db, name, user=user or _login(), project=project, scopes=scopes, expires_in_s=expires_in_s, actor=_actor()
-        )
-        prefix = api_keys.parse_key(text)
-        return text, next(info for info in await api_keys.list_keys(db) if info.prefix == prefix)
+        text, info = await api_keys.create(db, name, **wanted, actor=actor())
+        return {"key": text, **info.as_row()}
 
-    text, info = ask_store(config, work)
+    made = ask(config, "/admin/keys", {"name": name, **wanted}, directly)
     if as_json:
-        show_json({"key": text, **_fields(info)})
+        show_json(made)
         return
-    until = f"good until {_time(info.expires_at)}" if info.expires_at else "good until it is revoked"
-    about = f"Key '{info.name}' of {info.user}, charged to {info.project}, for {', '.join(info.scopes)}, {until}."
-    print(about, "Keep it now: it cannot be shown again.", sep="\n", file=sys.stderr)
-    print(text)
+    until = f"good until {_minute(made['expires_at'])}" if made["expires_at"] else "good until it is revoked"
+    about = f"Key '{made['name']}' of {made['user']}, charged to {made['project']}, for {', '.join(made['scopes'])}"
+    print(f"{about}, {until}.", "Keep it now: it cannot be shown again.", sep="\n", file=sys.stderr)
+    print(made["key"])
 
 
 @app.command("list")
@@ -73,21 +63,17 @@ def list_(
 ) -> None:
     """List keys; their secrets are stored nowhere."""
 
-    from firstkit.cli import sqlite_lists
-
-    async def work(db: Database) -> list[KeyInfo]:
+    async def directly(db: Database) -> Row:
         from firstkit.auth import api_keys
 
-        return await api_keys.list_keys(db, include_dead=include_dead)
+        return {"data": [info.as_row() for info in await api_keys.list_keys(db, include_dead=include_dead)]}
 
-    found = sqlite_lists.list_keys(open_server(config).database_url, now(), include_dead)
-    if found is None:
-        found = [_fields(info) for info in ask_store(config, work)]
+    found = ask(config, f"/admin/keys?include_dead={include_dead}", None, directly)["data"]
     if as_json:
         show_json(found)
         return
-    columns = ("name", "prefix", "user", "project", "scopes", "status", "created_at", "expires_at")
-    show([column.removesuffix("_at") for column in columns], [[_cell(row[c]) for c in columns] for row in found])
+    columns = ("name", "prefix", "user", "project", "scopes", "status", "created", "expires")
+    show(columns, [_line(row) for row in found])
     if not found:
         print("No keys yet: 'first keys create NAME' makes one.", file=sys.stderr)
 
@@ -100,16 +86,16 @@ def revoke(
 ) -> None:
     """End a key: within 5 seconds nobody can use it any more."""
 
-    async def work(db: Database) -> KeyInfo:
+    async def directly(db: Database) -> Row:
         from firstkit.auth import api_keys
 
-        return await api_keys.revoke(db, name_or_prefix, actor=_actor())
+        return (await api_keys.revoke(db, name_or_prefix, actor=actor())).as_row()
 
-    info = ask_store(config, work)
+    revoked = ask(config, "/admin/keys/revoke", {"name_or_prefix": name_or_prefix}, directly)
     if as_json:
-        show_json(_fields(info))
+        show_json(revoked)
     else:
-        print(f"Revoked the key '{info.name}' (first-{info.prefix}) of {info.user}.")
+        print(f"Revoked the key '{revoked['name']}' ({revoked['prefix']}) of {revoked['user']}.")
 
 
 def _seconds(text: str) -> float:
@@ -119,36 +105,11 @@ def _seconds(text: str) -> float:
         fail(f"--expires: {exc}", "Leave --expires out for a key that is good until it is revoked.")
 
 
-def _login() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a user id without an entry in the password database
-        return f"uid-{os.getuid()}"
+def _line(row: Row) -> list[str]:
+    names = (row["name"], row["prefix"], row["user"], row["project"], ", ".join(row["scopes"]), row["status"])
+    return [*names, row["created_at"][:10], (row["expires_at"] or "")[:10]]
 
 
-def _actor() -> str:
-    return f"cli:{_login()}"
-
-
-def _fields(info: KeyInfo) -> dict[str, Any]:
-    return {
-        "name": info.name,
-        "prefix": f"first-{info.prefix}",
-        "user": info.user,
-        "project": info.project,
-        "scopes": list(info.scopes),
-        "status": info.status,
-        "created_at": info.created_at,
-        "expires_at": info.expires_at,
-        "revoked_at": info.revoked_at,
-    }
-
-
-def _cell(value: object) -> object:
-    if isinstance(value, datetime):
-        return value.strftime("%Y-%m-%d")
-    return ", ".join(value) if isinstance(value, list) else value
-
-
-def _time(moment: datetime) -> str:
-    return moment.strftime("%Y-%m-%d %H:%M UTC")
+def _minute(moment: str) -> str:
+    """An ISO 8601 time of ours, which is in UTC, as people write it."""
+    return f"{moment[:16].replace('T', ' ')} UTC"

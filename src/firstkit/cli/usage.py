@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import csv
 import sys
-from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlencode
 
 import typer
 
-from firstkit.cli.common import ConfigOption, JsonOption, fail, open_server
+from firstkit.cli.common import ConfigOption, JsonOption, fail
 from firstkit.cli.moments import parse_moment
 from firstkit.cli.showing import show, show_json
-from firstkit.cli.stored import ask_store
+from firstkit.cli.stored import ask
 from firstkit.clock import now
 
 if TYPE_CHECKING:
-    from firstkit.accounting.reports import UsageRow
     from firstkit.store.database import Database
 
 GROUPINGS = ("day", "project", "user", "key", "model", "cluster")
@@ -36,19 +35,15 @@ def usage(
 
     Days are those of UTC. The last second may still be missing.
     """
-    from firstkit.cli import sqlite_lists
-
     groups = _groups(by)
     first, last = _moment("--since", since), _moment("--until", until)
 
-    async def work(db: Database) -> list[UsageRow]:
+    async def directly(db: Database) -> dict[str, Any]:
         from firstkit.accounting.reports import usage_report
 
-        return await usage_report(db, groups, first, last)
+        return {"data": [row.as_row() for row in await usage_report(db, groups, first, last)]}
 
-    rows = sqlite_lists.usage_report(open_server(config).database_url, groups, first, last)
-    if rows is None:
-        rows = [_fields(row) for row in ask_store(config, work)]
+    rows = ask(config, f"/admin/usage?{_query(groups, first, last)}", None, directly)["data"]
     columns = [*groups, *NUMBERS]
     if as_json:
         show_json(rows)
@@ -60,9 +55,9 @@ def usage(
         show(columns, [[row[column] for column in columns] for row in rows], NUMBERS)
 
 
-def _fields(row: UsageRow) -> dict[str, Any]:
-    numbers = asdict(row)
-    return {**numbers.pop("group"), **numbers}
+def _query(groups: list[str], first: datetime | None, last: datetime | None) -> str:
+    limits = [(name, moment.isoformat()) for name, moment in (("since", first), ("until", last)) if moment]
+    return urlencode([*(("by", group) for group in groups), *limits])
 
 
 def _groups(text: str) -> list[str]:

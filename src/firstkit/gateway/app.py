@@ -15,7 +15,7 @@ from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Respon
 from firstkit import __version__
 from firstkit.auth.permissions import Scope as KeyScope
 from firstkit.errors import ApiError, InvalidRequest, MethodNotAllowed, NotFound
-from firstkit.gateway import admin, openai
+from firstkit.gateway import accounts, admin, openai
 from firstkit.gateway.guard import error_head_and_body
 from firstkit.gateway.identity import needs
 from firstkit.gateway.state import Gateway
@@ -45,6 +45,7 @@ def build_app(gateway: Gateway) -> FastAPI:
     app.add_exception_handler(Exception, _fault)
     openai.install(app)
     admin.install(app)
+    accounts.install(app)
     _install_docs(app)
     return app
 
@@ -114,5 +115,5 @@ async def _http_error(request: Request, error: Exception) -> Response:
 async def _validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this class
     first = error.errors()[0]
-    param = str(first["loc"][-1])
+    param = next(part for part in reversed(first["loc"]) if isinstance(part, str))  # numbers are places in a list
     return await _api_error(request, InvalidRequest(f"'{param}': {first['msg']}.", param=param))

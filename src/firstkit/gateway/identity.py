@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 from fastapi import Depends, Request
 from fastapi.params import Depends as Dependency
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from firstkit.auth.authenticator import Identity
+from firstkit.auth.permissions import ALL_SCOPES
 from firstkit.auth.permissions import Scope as KeyScope
 from firstkit.errors import Unauthenticated
 from firstkit.gateway.request import RequestHead, permit
 
+MAX_ACTOR = 100
 OPEN_PATHS = frozenset({"/health", "/ready"})
 LOCAL_ADMIN = Identity(
     user_id="local-admin",
@@ -38,9 +41,15 @@ class Identify:
         await self.app(scope, receive, send)
 
 
-async def local_admin(_: RequestHead) -> Identity:
-    """Identity of everybody who comes by the admin socket."""
-    return LOCAL_ADMIN
+async def local_admin(head: RequestHead) -> Identity:
+    """Identity of everybody who comes by the admin socket. The name, for the audit log, is what they say it is."""
+    name = head.get(b"x-first-actor")
+    return replace(LOCAL_ADMIN, user_name=name[:MAX_ACTOR]) if name else LOCAL_ADMIN
+
+
+def grantable(identity: Identity) -> frozenset[str]:
+    """The scopes that ``identity`` may give to a key. Local administrators could read the database itself."""
+    return ALL_SCOPES if identity.user_id == LOCAL_ADMIN.user_id else identity.scopes
 
 
 def identity_of(request: Request) -> Identity:

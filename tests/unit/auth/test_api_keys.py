@@ -20,7 +20,7 @@ from firstkit.store.tables import audit, members, metadata, projects, users
 
 
 async def _create(db: Database, name: str = "k", **options: Any) -> str:
-    return await api_keys.create(db, name, **{"user": "ada", "actor": "cli:root", **options})
+    return (await api_keys.create(db, name, **{"user": "ada", "actor": "cli:root", **options}))[0]
 
 
 async def _count(db: Database, of: Any) -> int:

@@ -61,7 +61,7 @@ def at(db: Database) -> _Setting:
 
 @pytest.fixture
 async def key(db: Database) -> str:
-    return await api_keys.create(db, "k", user="ada", project="climate", scopes=["inference", "metrics"])
+    return (await api_keys.create(db, "k", user="ada", project="climate", scopes=["inference", "metrics"]))[0]
 
 
 async def test_a_good_key(at: _Setting, key: str) -> None:
@@ -125,7 +125,7 @@ async def test_a_user_who_left_the_project(at: _Setting, db: Database, key: str)
 
 
 async def test_an_expired_key(at: _Setting, db: Database) -> None:
-    key = await api_keys.create(db, "short", user="ada", expires_in_s=60)
+    key, _ = await api_keys.create(db, "short", user="ada", expires_in_s=60)
     await at.authenticator.identify(key)
     async with db.begin() as conn:
         await conn.execute(update(table).values(expires_at=now() - timedelta(seconds=1)))
@@ -135,7 +135,7 @@ async def test_an_expired_key(at: _Setting, db: Database) -> None:
 
 
 async def test_silence_is_no_reason_to_outlive_the_expiry(at: _Setting, db: Database) -> None:
-    key = await api_keys.create(db, "short", user="ada", expires_in_s=60)
+    key, _ = await api_keys.create(db, "short", user="ada", expires_in_s=60)
     await at.authenticator.identify(key)
     at.store.is_down = True
     at.clock.now_s += 59

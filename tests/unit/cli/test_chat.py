@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 
 from firstkit.cli.api import ApiFailed, Ended, Piece, Text, Waiting, pieces, read_comment
 from firstkit.cli.chat import default_model, progress_words
-from firstkit.cli.main import app
+from firstkit.cli.main import build
 from unit.cli.servers import Answers, answer, on_port, stream
 
 CHAT = "/v1/chat/completions"
@@ -43,7 +43,7 @@ def gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Answers
 
 
 def chat(*arguments: str, expect: int = 0, typed: str | None = None) -> Result:
-    result = CliRunner().invoke(app, ["chat", *arguments], input=typed)
+    result = CliRunner().invoke(build(), ["chat", *arguments], input=typed)
     assert result.exit_code == expect, result.output
     assert KEY not in result.output
     return result

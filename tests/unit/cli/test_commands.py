@@ -18,9 +18,10 @@ from typer.testing import CliRunner, Result
 from firstkit import __version__
 from firstkit.cli.checking import masked
 from firstkit.cli.doctor import state_dir_fault
-from firstkit.cli.main import app
+from firstkit.cli.main import build
 from firstkit.config import parse_config
 from lab import wait_for
+from unit.cli.servers import answer, on_socket
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def first(*arguments: str, typed: str = "", **more: Any) -> subprocess.Completed
 
 
 def inside(*arguments: str, expect: int = 0) -> Result:
-    result = CliRunner().invoke(app, arguments)
+    result = CliRunner().invoke(build(), arguments)
     assert result.exit_code == expect, result.output
     return result
 
@@ -87,17 +88,33 @@ def test_a_reader_that_has_enough(state_dir: Path) -> None:
     assert result.returncode != 0
 
 
-def test_light_commands_import_nothing_heavy(state_dir: Path) -> None:
+NEW_KEY = {"name": "k", "user": "u", "project": "p", "scopes": [], "expires_at": None, "key": "text"}
+STATUS = {"version": "1", "started_at": "2026-11-01T12:00:00+00:00", "controller": "connected"}
+LIGHT: dict[str, tuple[str, dict[str, Any]]] = {
+    "status": ("/admin/status", {**STATUS, "models": [], "jobs": [], "replicas": []}),
+    "keys create k": ("/admin/keys", NEW_KEY),
+    "keys list": ("/admin/keys?include_dead=False", {"data": []}),
+    "keys revoke k": ("/admin/keys/revoke", {"name": "k", "prefix": "first-x", "user": "u"}),
+    "usage": ("/admin/usage?by=project&by=model", {"data": []}),
+}
+
+
+@pytest.mark.parametrize("command", LIGHT)
+def test_light_commands_import_nothing_heavy(state_dir: Path, command: str) -> None:
     code = (
-        "import sys; sys.argv = ['first', 'status', '--config', sys.argv[1]]\n"
+        "import sys; sys.argv = ['first', *sys.argv[1:]]\n"
         "from firstkit.cli.main import run\n"
         "try: run()\n"
-        "except SystemExit: print(*{'pydantic', 'sqlalchemy', 'asyncio', 'rich', 'fastapi'} & set(sys.modules))"
+        "except SystemExit as end: print(end.code)\n"
+        "print(*{'pydantic', 'sqlalchemy', 'asyncio', 'rich', 'fastapi'} & set(sys.modules))"
     )
-    command = [sys.executable, "-c", code, write(state_dir, state_dir=str(state_dir))]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    assert result.stdout == "\n"
-    assert "not running" in result.stderr
+    path, content = LIGHT[command]
+    arguments = [*command.split(), "--config", write(state_dir, state_dir=str(state_dir))]
+    with on_socket(state_dir / "admin.sock", {path: answer("200 OK", json.dumps(content).encode())}):
+        result = subprocess.run(
+            [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60, check=True
+        )
+    assert result.stdout.splitlines()[-2:] == ["0", ""], result.stderr
 
 
 # -- up, before anything is started ------------------------------------------------------------------------------------
@@ -175,7 +192,7 @@ def test_masked(value: Any, shown: Any) -> None:
 
 def test_doctor_looks_at_everything(state_dir: Path) -> None:
     path = write(state_dir, state_dir=str(state_dir), listen="127.0.0.1:0", database="postgresql://h/d")
-    findings = json.loads(CliRunner().invoke(app, ["doctor", "--json", "--config", path]).stdout)
+    findings = json.loads(CliRunner().invoke(build(), ["doctor", "--json", "--config", path]).stdout)
     by_name = {finding["what"]: finding for finding in findings}
     assert {"Python", "xllamacpp", "weights", "asyncpg", "cores", "memory", "disk", "port"} <= set(by_name)
     assert by_name["state directory"]["status"] == "ok"
@@ -184,7 +201,7 @@ def test_doctor_looks_at_everything(state_dir: Path) -> None:
 
 
 def test_doctor_without_any_configuration(state_dir: Path) -> None:
-    assert "configuration" in CliRunner().invoke(app, ["doctor"]).stdout
+    assert "configuration" in CliRunner().invoke(build(), ["doctor"]).stdout
 
 
 def test_where_no_state_can_be_kept(tmp_path: Path) -> None:

@@ -1,8 +1,13 @@
+"""``first keys`` and ``first usage``, with a gateway that answers for the store and without one."""
+
 from __future__ import annotations
 
 import asyncio
 import csv
 import json
+import subprocess
+import sys
+from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
 
@@ -14,9 +19,11 @@ from typer.testing import CliRunner, Result
 
 from firstkit.auth.api_keys import parse_key
 from firstkit.cli import keys
+from firstkit.cli.admin import GatewayAway, fetch
 from firstkit.cli.usage import usage
 from firstkit.store import tables
 from firstkit.store.database import Database
+from lab import free_port, wait_for
 from usage_entries import usage_entry
 
 app = typer.Typer()
@@ -25,11 +32,12 @@ app.command()(usage)
 
 
 @pytest.fixture
-def config(tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Path:
-    path = tmp_path / "first.yaml"
+def config(folder: Path, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The configuration of a FIRST that does not run."""
+    path = folder / "first.yaml"
     engine = {"kind": "command", "argv": ["x"]}
     content = {
-        "server": {"state_dir": str(tmp_path), "database": database_url},
+        "server": {"state_dir": str(folder), "database": database_url, "listen": f"127.0.0.1:{free_port()}"},
         "clusters": {"here": {}},
         "models": {"m": {"deployments": [{"cluster": "here", "engine": engine}]}},
     }
@@ -38,13 +46,35 @@ def config(tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch) -
     return path
 
 
+@pytest.fixture(params=["gateway", "no gateway"])
+def either(request: pytest.FixtureRequest, config: Path) -> Iterator[None]:
+    """That FIRST, with its gateway running and without."""
+    if request.param == "no gateway":
+        yield
+        return
+    command = [sys.executable, "-m", "firstkit.gateway", "--config", str(config)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as gateway:
+        try:
+            wait_for("the gateway answers", lambda: _answers(config.parent))
+            yield
+        finally:
+            gateway.terminate()
+
+
+def _answers(state_dir: Path) -> bool:
+    try:
+        return fetch(state_dir, "/health") != b""
+    except GatewayAway:
+        return False
+
+
 def _first(*arguments: str, status: int = 0) -> Result:
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == status, result.output
     return result
 
 
-def test_a_key_from_creation_to_revocation(config: Path) -> None:
+def test_a_key_from_creation_to_revocation(either: None) -> None:
     made = json.loads(_first("keys", "create", "k", "--user", "ada", "--expires", "90d", "--json").stdout)
     assert made["prefix"] == f"first-{parse_key(made['key'])}"
     (listed,) = json.loads(_first("keys", "list", "--json").stdout)
@@ -55,7 +85,7 @@ def test_a_key_from_creation_to_revocation(config: Path) -> None:
     assert [key["status"] for key in json.loads(_first("keys", "list", "--all", "--json").stdout)] == ["revoked"]
 
 
-def test_only_the_key_is_printed_to_standard_output(config: Path) -> None:
+def test_only_the_key_is_printed_to_standard_output(either: None) -> None:
     result = _first("keys", "create", "k", "--scope", "admin", "--scope", "metrics")
     assert parse_key(result.stdout.strip()) is not None
     assert "cannot be shown again" in result.stderr
@@ -73,7 +103,7 @@ def test_only_the_key_is_printed_to_standard_output(config: Path) -> None:
         ("usage", "--since", "tomorrow"),
     ],
 )
-def test_faults_end_with_status_1_and_a_next_step(config: Path, arguments: tuple[str, ...]) -> None:
+def test_faults_end_with_status_1_and_a_next_step(either: None, arguments: tuple[str, ...]) -> None:
     _first("keys", "create", "k")
     result = _first(*arguments, status=1)
     assert result.stdout == ""
@@ -81,7 +111,7 @@ def test_faults_end_with_status_1_and_a_next_step(config: Path, arguments: tuple
     assert len(result.stderr.split()) > 8
 
 
-def test_usage(config: Path, database_url: str) -> None:
+def test_usage(either: None, database_url: str) -> None:
     async def fill() -> None:
         db = await Database.open(database_url)
         async with db.begin() as conn:

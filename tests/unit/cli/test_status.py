@@ -11,7 +11,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
-from firstkit.cli.main import app
+from firstkit.cli.main import build
 from firstkit.cli.status import matching
 from firstkit.cli.watching import look
 from unit.cli.servers import Answers, answer, on_socket
@@ -67,7 +67,7 @@ def gateway(state_dir: Path) -> Iterator[Answers]:
 
 
 def first(*arguments: str, expect: int = 0) -> Result:
-    result = CliRunner().invoke(app, arguments)
+    result = CliRunner().invoke(build(), arguments)
     assert result.exit_code == expect, result.output
     assert "Traceback" not in result.output
     return result
