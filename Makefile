@@ -20,6 +20,7 @@ $(INSTALLED): pyproject.toml requirements/dev.lock requirements/demo.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/demo.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	$(BIN)/python -m compileall -q src
 	@touch $@
 
 up: $(INSTALLED) ## start FIRST with the demonstration and wait until its model answers

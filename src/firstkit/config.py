@@ -6,7 +6,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
 from pydantic import (
@@ -23,6 +23,11 @@ from firstkit.engines.engine import EngineSpec, ReplicaSpec
 from firstkit.errors import ConfigError
 from firstkit.paths import default_state_dir
 from firstkit.schedulers.scheduler import Resources
+
+if TYPE_CHECKING:
+    from yaml import SafeLoader
+else:
+    SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # that of libyaml reads a hundred models in no time
 
 GIB = 1024**3
 SOCKET_PATH_LIMIT = 107
@@ -373,7 +378,7 @@ def parse_config(text: str, source: str = "configuration") -> Config:
     return _with_state_dir(config, source)
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(SafeLoader):
     """YAML that refuses a key given twice in one mapping, where the second would silently win, and names the place of
     a value that is none: PyYAML itself raises whatever it stumbles over.
     """

@@ -41,7 +41,8 @@ def show(config: ConfigOption = None) -> None:
     import yaml
 
     content = masked(open_config(config).model_dump(mode="json"))
-    sys.stdout.write(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    sys.stdout.write(yaml.dump(content, Dumper=dumper, sort_keys=False, allow_unicode=True))
 
 
 def masked(value: Any) -> Any:

@@ -21,6 +21,7 @@ from firstkit.cli.light import lighten  # noqa: E402
 from firstkit.errors import FirstError  # noqa: E402
 
 if was_collecting:
+    gc.freeze()  # else all of it would be looked through at once
     gc.enable()
 
 COMMANDS = {
