@@ -70,6 +70,7 @@ def first_token_s(lab: Lab) -> float:
 
 def cold_starts(lab: Lab) -> None:
     added = []
+    wait_for("the controller is there", lambda: lab.status()["controller"] == "connected")
     for _ in range(ROUNDS):
         wait_for("the model is cold", lambda: lab.model_status() == "offline" and not lab.processes())
         elapsed = first_token_s(lab)

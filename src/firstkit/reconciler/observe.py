@@ -99,7 +99,7 @@ def _replica_update(row: ReplicaRow, report: ReplicaReport | None, now: datetime
         return ReplicaUpdate(row, ReplicaState.FAILED, lost)
     if not may_move(row.state, report.state):
         return None
-    facts: dict[str, Any] = {"reason": report.reason.replace("\0", ""), "observed_at": now}  # PostgreSQL takes no NUL
+    facts: dict[str, Any] = {"reason": report.reason, "observed_at": now}
     if row.started_at is None and report.state is not ReplicaState.QUEUED:
         facts["started_at"] = now
     if report.load_s is not None:
@@ -107,7 +107,7 @@ def _replica_update(row: ReplicaRow, report: ReplicaReport | None, now: datetime
     if report.state is ReplicaState.READY:
         facts["ready_at"] = now
     if report.state.is_final:
-        facts |= {"ended_at": now, "log_tail": report.log_tail.replace("\0", "")}
+        facts |= {"ended_at": now, "log_tail": report.log_tail}
     return ReplicaUpdate(row, report.state, facts)
 
 

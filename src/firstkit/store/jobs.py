@@ -121,11 +121,17 @@ async def replicas_of(conn: AsyncConnection, job_id: str) -> list[ReplicaRow]:
 async def recent(conn: AsyncConnection, since: datetime) -> tuple[list[JobRow], list[ReplicaRow]]:
     """Jobs and replicas that live, or ended after ``since``; oldest first."""
     return (
-        await _read(conn, JobRow, select(jobs).where(_lived(jobs, LIVE_JOB_STATES, since)).order_by(jobs.c.created_at)),
+        await _read(
+            conn,
+            JobRow,
+            select(jobs).where(_lived(jobs, LIVE_JOB_STATES, since)).order_by(jobs.c.created_at, jobs.c.id),
+        ),
         await _read(
             conn,
             ReplicaRow,
-            select(replicas).where(_lived(replicas, LIVE_REPLICA_STATES, since)).order_by(replicas.c.created_at),
+            select(replicas)
+            .where(_lived(replicas, LIVE_REPLICA_STATES, since))
+            .order_by(replicas.c.created_at, replicas.c.id),
         ),
     )
 

@@ -83,12 +83,6 @@ def test_what_the_news_does_not_say_stays_as_it_was() -> None:
     assert not {"node", "exit_code", "ends_at", "ended_at", "reason"} & update.facts.keys()
 
 
-def test_what_an_engine_prints_can_be_stored_in_any_database() -> None:
-    said = report("job-a", ReplicaReport("rep-a", ReplicaState.FAILED, reason="a\0b", log_tail="\0c"))
-    (update,) = replica_updates([replica()], said, NOW)
-    assert (update.facts["reason"], update.facts["log_tail"]) == ("ab", "c")
-
-
 def test_replicas_become_what_their_pilot_says() -> None:
     rows = [replica("rep-a", ReplicaState.STARTING), replica("rep-b"), replica("rep-c", ReplicaState.QUEUED)]
     said = report(
