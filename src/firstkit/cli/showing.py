@@ -42,8 +42,8 @@ def _least_width(column: str, heading: str, *cells: str) -> int:
 
 
 def show_json(value: Any) -> None:
-    """``value`` as indented JSON; times as ISO 8601."""
-    sys.stdout.write(json.dumps(value, indent=2, default=lambda moment: moment.isoformat()) + "\n")
+    """``value`` as indented JSON."""
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")
 
 
 def duration(seconds: float) -> str:
