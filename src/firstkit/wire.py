@@ -88,13 +88,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:
             return float(value)
         except OverflowError:
             raise WireError(f"{where}: the number is too large") from None
-    return _fit(_typed(str, value, where)) if hint is str else _typed(hint, value, where)
-
-
-def _fit(text: str) -> str:
-    """Without what no database takes and no text of ours has: NULs, and halves of characters."""
-    text = text.replace("\0", "")
-    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+    return _typed(hint, value, where)
 
 
 def _typed(kind: type[T], value: Any, where: str) -> T:

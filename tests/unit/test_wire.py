@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from typing import Any, Optional, get_type_hints
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -37,44 +37,27 @@ json_values = st.recursive(
 )
 objects = st.dictionaries(st.text(max_size=5), json_values, max_size=3)
 numbers = st.floats(allow_nan=False, allow_infinity=False)
-texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=9)
-
-
-FITTING: dict[Any, st.SearchStrategy[Any]] = {
-    str: texts,
-    Optional[str]: st.none() | texts,
-    tuple[str, ...]: st.lists(texts, max_size=2).map(tuple),
-    dict[str, str]: st.dictionaries(texts, texts, max_size=2),
-}
-
-
-def built(kind: type[Any], **given: Any) -> st.SearchStrategy[Any]:
-    """Instances of ``kind`` with texts that may cross: the last test is about those that may not."""
-    fields = {name: FITTING[hint] for name, hint in get_type_hints(kind).items() if hint in FITTING}
-    return st.builds(kind, **{**fields, **given})
-
-
-engines = built(EngineSpec)
-replicas = built(ReplicaSpec, args=objects, engine=engines, load_timeout_s=numbers)
-reports = built(ReplicaReport, load_s=st.none() | numbers)
+engines = st.builds(EngineSpec)
+replicas = st.builds(ReplicaSpec, args=objects, engine=engines, load_timeout_s=numbers)
+reports = st.builds(ReplicaReport, load_s=st.none() | numbers)
 MESSAGES = {
-    Resources: built(Resources),
-    JobSpec: built(JobSpec, pilot=objects),
-    JobNews: built(JobNews, started_at=st.none() | numbers, ends_at=st.none() | numbers),
-    Capacity: built(Capacity),
+    Resources: st.builds(Resources),
+    JobSpec: st.builds(JobSpec, pilot=objects),
+    JobNews: st.builds(JobNews, started_at=st.none() | numbers, ends_at=st.none() | numbers),
+    Capacity: st.builds(Capacity),
     EngineSpec: engines,
     ReplicaSpec: replicas,
-    PilotSpec: built(PilotSpec, replicas=st.lists(replicas, max_size=2).map(tuple), orphan_timeout_s=numbers),
-    Hello: built(Hello),
-    Refusal: built(Refusal),
-    Open: built(Open, idle_timeout_s=numbers),
-    Head: built(Head),
-    Usage: built(Usage),
-    Tail: built(Tail, ttft_s=st.none() | numbers, gap_s=st.none() | numbers, duration_s=numbers),
+    PilotSpec: st.builds(PilotSpec, replicas=st.lists(replicas, max_size=2).map(tuple), orphan_timeout_s=numbers),
+    Hello: st.builds(Hello),
+    Refusal: st.builds(Refusal),
+    Open: st.builds(Open, idle_timeout_s=numbers),
+    Head: st.builds(Head),
+    Usage: st.builds(Usage),
+    Tail: st.builds(Tail, ttft_s=st.none() | numbers, gap_s=st.none() | numbers, duration_s=numbers),
     ReplicaReport: reports,
-    PilotReport: built(PilotReport, replicas=st.lists(reports, max_size=2).map(tuple), ends_at=st.none() | numbers),
-    Call: built(Call, args=objects),
-    Reply: built(Reply, result=json_values),
+    PilotReport: st.builds(PilotReport, replicas=st.lists(reports, max_size=2).map(tuple), ends_at=st.none() | numbers),
+    Call: st.builds(Call, args=objects),
+    Reply: st.builds(Reply, result=json_values),
 }
 messages = st.sampled_from(sorted(MESSAGES, key=lambda kind: kind.__name__)).flatmap(MESSAGES.__getitem__)
 
@@ -152,9 +135,3 @@ def test_the_form_on_the_wire() -> None:
     assert b" " not in encode(tail)
     assert to_dict(JobNews("j", "1", JobState.RUNNING))["state"] == "RUNNING"
     assert to_dict(PilotReport("j", (ReplicaReport("r", ReplicaState.READY),)))["replicas"][0]["capabilities"] == []
-
-
-def test_what_no_database_takes_is_left_out() -> None:
-    sent = json.dumps({"protocol": 1, "job_id": "a\0b", "version": "\ud800é"}).encode()
-    hello = decode(Hello, sent)
-    assert (hello.job_id, hello.version) == ("ab", "?é")

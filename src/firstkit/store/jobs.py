@@ -242,6 +242,8 @@ async def admit_pilot(db: Database, job_id: str, secret: str, token: str) -> str
     The first pilot that shows the enrolment token binds its own secret to the job; from then on only that secret opens,
     whoever comes with the token.
     """
+    if not job_id.isprintable():
+        job_id = ascii(job_id)  # no job of ours, and nothing that every database could be asked for
     async with db.begin() as conn:
         locked = select(jobs).where(jobs.c.id == job_id).with_for_update()  # one pilot at a time, also on PostgreSQL
         job = (await conn.execute(locked)).mappings().one_or_none()

@@ -39,6 +39,19 @@ metadata = MetaData(
 )
 
 
+class Words(TypeDecorator[str]):
+    """What others wrote (engines, pilots, schedulers): without NULs and halves of characters, which not every database
+    takes."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:  # noqa: ARG002
+        if value is None:
+            return None
+        return value.replace("\0", "").encode("utf-8", "replace").decode()
+
+
 class UtcTime(TypeDecorator[datetime]):
     """Aware UTC datetimes; SQLite stores them without a zone, PostgreSQL with."""
 
@@ -125,7 +138,7 @@ jobs = Table(
     Column("id", String(64), primary_key=True),
     Column("cluster", String(200), nullable=False),
     Column("state", String(20), nullable=False),
-    Column("reason", Text, nullable=False, default=""),
+    Column("reason", Words, nullable=False, default=""),
     Column("scheduler_id", String(200)),
     Column("spec", JSON, nullable=False),  # resources asked for; no secret
     Column("account", String(200)),
@@ -156,8 +169,8 @@ replicas = Table(
     Column("deployment", String(500), nullable=False),
     Column("cluster", String(200), nullable=False),
     Column("state", String(20), nullable=False),
-    Column("reason", Text, nullable=False, default=""),
-    Column("log_tail", Text, nullable=False, default=""),
+    Column("reason", Words, nullable=False, default=""),
+    Column("log_tail", Words, nullable=False, default=""),
     Column("max_in_flight", Integer, nullable=False),
     Column("needs", JSON, nullable=False),
     Column("load_s", Float),

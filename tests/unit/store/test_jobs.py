@@ -79,6 +79,15 @@ async def test_late_news_changes_no_fact_either(db: Database) -> None:
     assert (row.state, row.reason) == (ReplicaState.FAILED, "died")
 
 
+async def test_what_engines_and_schedulers_say_can_be_stored(db: Database) -> None:
+    await add(db)
+    async with db.begin() as conn:
+        await stored.note_job(conn, "job-a", reason="\0no room\ud800")
+        assert await stored.move_replica(conn, "rep-a0", ReplicaState.STARTING, log_tail="\x1b[31m\0\ufffd\ud800")
+        jobs, replicas = await stored.recent(conn, now())
+    assert (jobs[0].reason, replicas[0].log_tail) == ("no room?", "\x1b[31m\ufffd?")
+
+
 async def test_recent_is_what_lives_or_ended_lately(db: Database) -> None:
     at = now()
     for job_id in ("job-a", "job-b", "job-c"):
@@ -190,7 +199,14 @@ async def test_a_token_is_traded_once_for_a_secret(db: Database) -> None:
 
 @pytest.mark.parametrize(
     ("job_id", "secret", "token"),
-    [("job-x", "secret", "token"), ("job-a", "secret", "wrong"), ("job-a", "secret", ""), ("job-a", "", "token")],
+    [
+        ("job-x", "secret", "token"),
+        ("job-a", "secret", "wrong"),
+        ("job-a", "secret", ""),
+        ("job-a", "", "token"),
+        ("job-a\0", "secret", "token"),
+        ("\ud800", "secret", "token"),
+    ],
 )
 async def test_who_is_not_the_pilot_of_the_job_is_refused_and_audited(
     db: Database, job_id: str, secret: str, token: str
@@ -201,7 +217,8 @@ async def test_who_is_not_the_pilot_of_the_job_is_refused_and_audited(
     async with db.read() as conn:
         (row,) = (await conn.execute(select(tables.audit))).all()
         assert await conn.scalar(select(tables.jobs.c.secret_sha256)) is None
-    assert (row.action, row.subject, row.details) == ("pilot.refuse", job_id, {"reason": refusal})
+    subject = job_id if job_id.isprintable() else ascii(job_id)
+    assert (row.action, row.subject, row.details) == ("pilot.refuse", subject, {"reason": refusal})
 
 
 async def test_a_job_that_is_over_takes_no_pilot(db: Database) -> None:
