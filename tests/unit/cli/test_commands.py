@@ -102,7 +102,7 @@ LIGHT: dict[str, tuple[str, dict[str, Any]]] = {
 @pytest.mark.parametrize("command", LIGHT)
 def test_light_commands_import_nothing_heavy(state_dir: Path, command: str) -> None:
     code = (
-        "import sys; sys.argv = ['first', *sys.argv[1:]]\n"
+        "import os, sys; sys.argv = ['first', *sys.argv[1:]]; os._exit = sys.exit\n"
         "from firstkit.cli.main import run\n"
         "try: run()\n"
         "except SystemExit as end: print(end.code)\n"
