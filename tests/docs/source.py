@@ -174,7 +174,7 @@ def commands() -> dict[str, Any]:
     """``first keys create`` -> the command object, for every command that is no mere group."""
     import typer
 
-    from firstkit.cli.main import build
+    from firstkit.cli.commands import build
 
     return dict(_commands("first", typer.main.get_command(build())))
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 
 from firstkit.cli.api import ApiFailed, Ended, Piece, Text, Waiting, pieces, read_comment
 from firstkit.cli.chat import default_model, progress_words
-from firstkit.cli.main import build
+from firstkit.cli.commands import build
 from unit.cli.servers import Answers, answer, on_port, stream
 
 CHAT = "/v1/chat/completions"

@@ -17,8 +17,8 @@ from typer.testing import CliRunner, Result
 
 from firstkit import __version__
 from firstkit.cli.checking import masked
+from firstkit.cli.commands import build
 from firstkit.cli.doctor import state_dir_fault
-from firstkit.cli.main import build
 from firstkit.config import parse_config
 from lab import wait_for
 from unit.cli.servers import answer, on_socket

@@ -12,23 +12,17 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
-import typer
 import yaml
 from sqlalchemy import insert
 from typer.testing import CliRunner, Result
 
 from firstkit.auth.api_keys import parse_key
-from firstkit.cli import keys
 from firstkit.cli.admin import GatewayAway, fetch
-from firstkit.cli.usage import usage
+from firstkit.cli.commands import build
 from firstkit.store import tables
 from firstkit.store.database import Database
 from lab import free_port, wait_for
 from usage_entries import usage_entry
-
-app = typer.Typer()
-app.add_typer(keys.app, name="keys")
-app.command()(usage)
 
 
 @pytest.fixture
@@ -69,7 +63,7 @@ def _answers(state_dir: Path) -> bool:
 
 
 def _first(*arguments: str, status: int = 0) -> Result:
-    result = CliRunner().invoke(app, arguments)
+    result = CliRunner().invoke(build(("keys", "usage")), arguments)
     assert result.exit_code == status, result.output
     return result
 

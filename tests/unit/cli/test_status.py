@@ -11,7 +11,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
-from firstkit.cli.main import build
+from firstkit.cli.commands import build
 from firstkit.cli.status import matching
 from firstkit.cli.watching import look
 from unit.cli.servers import Answers, answer, on_socket
