@@ -47,12 +47,12 @@ def fetch(state_dir: Path, path: str, body: dict[str, Any] | None = None) -> byt
     Raises NotRunning, GatewayAway when nobody answers, Refusal when the answer is an error.
     """
     connection = http.client.HTTPConnection("localhost", timeout=PATIENCE_S)
-    headers = {"content-type": "application/json", "x-first-actor": re.sub("[^ -~]", "?", actor())}
     try:
         connection.sock = _connect(state_dir / SOCKET)
         if body is None:
             connection.request("GET", path)
         else:
+            headers = {"content-type": "application/json", "x-first-actor": re.sub("[^ -~]", "?", actor())}
             connection.request("POST", path, json.dumps(body), headers)
         answer = connection.getresponse()
         content = answer.read()
