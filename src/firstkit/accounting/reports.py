@@ -5,26 +5,15 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from enum import Enum
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, case, func, select
 
+from firstkit.accounting.grouping import Grouping
 from firstkit.links.messages import Outcome
 from firstkit.store.database import Database
 from firstkit.store.sql import utc_day
 from firstkit.store.tables import projects, usage, users
-
-
-class Grouping(str, Enum):
-    """By what a report may be broken down. Days are those of UTC."""
-
-    DAY = "day"
-    PROJECT = "project"
-    USER = "user"
-    KEY = "key"
-    MODEL = "model"
-    CLUSTER = "cluster"
 
 
 @dataclass(frozen=True, slots=True)

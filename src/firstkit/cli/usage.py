@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 
 import typer
 
+from firstkit.accounting.grouping import Grouping
 from firstkit.cli.common import ConfigOption, JsonOption, fail
 from firstkit.cli.moments import parse_moment
 from firstkit.cli.showing import show, show_json
@@ -19,7 +20,7 @@ from firstkit.clock import now
 if TYPE_CHECKING:
     from firstkit.store.database import Database
 
-GROUPINGS = ("day", "project", "user", "key", "model", "cluster")
+GROUPINGS = tuple(grouping.value for grouping in Grouping)
 NUMBERS = ("requests", "prompt_tokens", "completion_tokens", "estimated", "failed")
 
 

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, FastAPI, Query, Request
 from pydantic import BaseModel, ConfigDict
 
-from firstkit.accounting.reports import Grouping, usage_report
+from firstkit.accounting.grouping import Grouping
+from firstkit.accounting.reports import usage_report
 from firstkit.auth import api_keys
 from firstkit.auth.permissions import Scope
 from firstkit.gateway.identity import grantable, identity_of, needs

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from sqlalchemy import insert
 
-from firstkit.accounting.reports import Grouping, UsageRow, usage_report
+from firstkit.accounting.grouping import Grouping
+from firstkit.accounting.reports import UsageRow, usage_report
 from firstkit.clock import now
 from firstkit.store.database import Database
 from firstkit.store.tables import projects, usage, users
