@@ -85,10 +85,10 @@ def find_config(path: Path | None) -> Path:
 
 def open_config(path: Path | None) -> Config:
     """The whole configuration, checked; ends the command, naming every fault, when it is not valid."""
+    found = find_config(path)
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")  # it would look for some in every package that is installed
     from firstkit.config import load_config
 
-    found = find_config(path)
     try:
         return load_config(found)
     except ConfigError as exc:
