@@ -1,16 +1,19 @@
 """What decisions cost on this machine: choosing a replica, planning a cluster. CPU time, the best of several rounds.
 
-python bench/decisions.py           # prints a table; needs make install
+python bench/decisions.py [--keep]  # prints a table; needs make install. --keep: dated, in results/
 """
 
 from __future__ import annotations
 
+import argparse
 import random
 import time
 from collections.abc import Callable
 from datetime import timedelta
 
-from figures import report
+import uvloop
+
+from figures import keep_reported, report
 from firstkit.clock import now
 from firstkit.config import ResolvedDeployment, Scale
 from firstkit.engines.engine import EngineSpec
@@ -99,6 +102,28 @@ def planning() -> None:
     report(what, 1e3 * cpu_s(lambda: plan(desired, jobs, replicas, at), 3), "ms", 20)
 
 
-if __name__ == "__main__":
+def framing() -> None:
+    """The figures of frames.py."""
+    try:
+        import frames
+    except ModuleNotFoundError as error:
+        if error.name != "frames":
+            raise
+        print("frames: not measured, there is no frames.py")
+    else:
+        uvloop.run(frames.main())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="What decisions and frames cost.")
+    parser.add_argument("--keep", action="store_true", help="keep the table, dated, in results/")
+    options = parser.parse_args()
     choosing()
     planning()
+    framing()
+    if options.keep:
+        print(f"Kept in results/{keep_reported('decisions').name}")
+
+
+if __name__ == "__main__":
+    main()

@@ -87,13 +87,30 @@ class Server(_Section):
     """Where the gateway listens and keeps its state, and how long requests may wait."""
 
     listen: Annotated[str, AfterValidator(_listen)] = "127.0.0.1:8000"
+    pilot_listen: Annotated[str, AfterValidator(_listen)] | None = None
+    pilot_urls: tuple[Annotated[str, AfterValidator(_listen)], ...] = ()
     state_dir: Annotated[Path, AfterValidator(_folder)] = Path()
     database: str | None = None
     hold: Seconds = 2.0
     max_wait: Seconds = 300.0
     max_waiting: int = Field(default=256, ge=1)
     idle_timeout: Seconds = Field(default=300.0, gt=0)
+    total_timeout: Seconds = Field(default=3600.0, gt=0)
     orphan_timeout: Seconds = Field(default=1800.0, gt=0)
+
+    @model_validator(mode="after")
+    def _pilots_find_it(self) -> Server:
+        host = (self.pilot_listen or "").rpartition(":")[0].strip("[]")
+        if self.pilot_urls and self.pilot_listen is None:
+            raise ValueError("pilot_urls: pilot_listen is needed with it")
+        if host in ("0.0.0.0", "::", "*") and not self.pilot_urls:  # noqa: S104 - a comparison
+            raise ValueError("pilot_urls: needed where pilot_listen is a wildcard: HOST:PORT as pilots reach it")
+        return self
+
+    @property
+    def pilot_addresses(self) -> tuple[str, ...]:
+        """What pilots dial, in this order."""
+        return self.pilot_urls or ((self.pilot_listen,) if self.pilot_listen else ())
 
     @property
     def host(self) -> str:
@@ -117,6 +134,13 @@ class Auth(_Section):
     api_keys: Literal[True] = True
 
 
+class Limits(_Section):
+    """What one key may do; absent: as much as it likes."""
+
+    requests_per_minute_per_key: int | None = Field(default=None, ge=1, le=10_000_000)
+    concurrency_per_key: int | None = Field(default=None, ge=1, le=10_000_000)
+
+
 class LocalScheduler(_Section):
     """Jobs as process groups on this machine. Sizes default to what the machine has."""
 
@@ -132,10 +156,10 @@ class LocalCarrier(_Section):
     kind: Literal["local"] = "local"
 
 
-class SocketLink(_Section):
-    """Pilots dial a UNIX socket of the gateway on the same machine."""
+class Link(_Section):
+    """How pilots reach the gateway: ``socket``, a UNIX socket of the same machine; ``tunnel``, TLS to its pilot port."""
 
-    kind: Literal["socket"] = "socket"
+    kind: Literal["socket", "tunnel"] = "socket"
 
 
 class Engine(_Section):
@@ -175,7 +199,7 @@ class Cluster(_Section):
     kind: Literal["batch", "external"] = "batch"
     scheduler: LocalScheduler = LocalScheduler()
     carrier: LocalCarrier = LocalCarrier()
-    link: SocketLink = SocketLink()
+    link: Link = Link()
     env: dict[str, str] = {}
     state_dir: Path | None = None
     models_root: Path | None = None
@@ -250,8 +274,16 @@ class Config(_Section):
 
     server: Server = Server()
     auth: Auth = Auth()
+    limits: Limits = Limits()
     clusters: dict[Name, Cluster]
     models: dict[ModelName, Model]
+
+    @model_validator(mode="after")
+    def _tunnels_have_a_door(self) -> Config:
+        for name, cluster in self.clusters.items():
+            if cluster.link.kind == "tunnel" and self.server.pilot_listen is None:
+                raise ValueError(f"clusters.{name}.link.kind: 'tunnel' needs server.pilot_listen")
+        return self
 
     @model_validator(mode="after")
     def _refers_to_what_exists(self) -> Config:

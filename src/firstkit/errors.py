@@ -34,12 +34,14 @@ class ApiError(FirstError):
         code: Optional[str] = None,
         retry_after_s: Optional[float] = None,
         details: Optional[dict[str, Any]] = None,
+        headers: tuple[tuple[bytes, bytes], ...] = (),
     ) -> None:
         super().__init__(message)
         self.param = param
         self.code = code or type(self).code
         self.retry_after_s = retry_after_s
         self.details = details or {}
+        self.headers = headers
 
     def body(self) -> dict[str, Any]:
         """The OpenAI error object, with ``details`` as further keys."""
@@ -89,6 +91,18 @@ class RequestTimeout(ApiError):
     status, type, code, retryable = 408, "invalid_request_error", "request_timeout", True
 
 
+class UnsupportedMediaType(ApiError):
+    """This route takes JSON: send the header 'Content-Type: application/json'."""
+
+    status, type, code = 415, "invalid_request_error", "unsupported_media_type"
+
+
+class ExpectationFailed(ApiError):
+    """The header 'Expect' may only say '100-continue'."""
+
+    status, type, code = 417, "invalid_request_error", "expectation_failed"
+
+
 class TooLarge(ApiError):
     """The request body is larger than allowed."""
 
@@ -107,6 +121,12 @@ class Overloaded(ApiError):
     status, type, code, retryable = 429, "rate_limit_error", "overloaded", True
 
 
+class RateLimited(ApiError):
+    """This key has sent too many requests."""
+
+    status, type, code, retryable = 429, "rate_limit_error", "rate_limit_exceeded", True
+
+
 class EngineFailed(ApiError):
     """The engine that served this request failed."""
 
@@ -119,6 +139,24 @@ class ModelNotReady(ApiError):
     status, type, code, retryable = 503, "server_error", "model_not_ready", True
 
 
+class ReplicasFailing(ApiError):
+    """All replicas of this model failed the requests before this one; they are tried again soon."""
+
+    status, type, code, retryable = 503, "server_error", "replicas_failing", True
+
+
+class AtCapacity(ApiError):
+    """The gateway has no room for another request now."""
+
+    status, type, code, retryable = 503, "server_error", "overloaded", True
+
+
+class ShuttingDown(ApiError):
+    """The gateway is shutting down."""
+
+    status, type, code, retryable = 503, "server_error", "shutting_down", True
+
+
 class StoreUnavailable(ApiError):
     """The database or the usage spool cannot be written, so new work is refused."""
 
@@ -129,6 +167,12 @@ class EngineTimeout(ApiError):
     """The engine sent nothing for too long."""
 
     status, type, code, retryable = 504, "server_error", "engine_timeout", True
+
+
+class HttpVersionRefused(ApiError):
+    """HTTP/1.1 and HTTP/1.0 are spoken here."""
+
+    status, type, code = 505, "invalid_request_error", "http_version_not_supported"
 
 
 class ConfigError(FirstError):

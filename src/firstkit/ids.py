@@ -13,6 +13,11 @@ def new_id(prefix: str, size_bytes: int = 10) -> str:
     return f"{prefix}-{text}"
 
 
+def new_request_id() -> str:
+    """``req-`` and 128 random bits in hexadecimal, which cost a fifth of base32: one is made for every request."""
+    return "req-" + secrets.token_hex(16)
+
+
 def new_secret() -> str:
     """256 random bits in lower-case base32 (52 characters)."""
     return new_id("s", 32)[2:]

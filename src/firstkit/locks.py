@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from firstkit.errors import ConfigError
@@ -27,3 +29,14 @@ def hold(path: Path, what: str, patience_s: float = 5.0) -> int:
             time.sleep(0.05)
         else:
             return descriptor
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Hold the lock at ``path`` for a block; waits for whoever holds it."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

@@ -72,6 +72,7 @@ def test_fail_when_cold_is_answered_at_once_and_starts_nothing(database_url: str
 def test_plain_request_waits_as_long_as_it_says(database_url: str) -> None:
     engine = fake_engine("QuickEngine", load_delay=600)
     with running(one_model(engine, scale=COLD), database_url) as lab:
+        wait_for("the controller listens", lambda: lab.status()["controller"] == "connected")
         with raw_post(lab, ASK, x_first_max_wait="0.5") as answer:
             assert answer.status == 503
             error = json.loads(answer.read())["error"]
@@ -88,7 +89,7 @@ def test_full_line_answers_429(database_url: str) -> None:
     engine = fake_engine("QuickEngine", load_delay=600)
     with running(one_model(engine, scale=COLD), database_url, max_waiting=1) as lab:
         waiting = http.client.HTTPConnection("127.0.0.1", lab.port, timeout=60)
-        headers = {"authorization": f"Bearer {lab.key}"}
+        headers = {"authorization": f"Bearer {lab.key}", "content-type": "application/json"}
         waiting.request("POST", "/v1/chat/completions", json.dumps(ASK), headers)
         wait_for("one waits", lambda: lab.status()["models"][0]["waiting"] == 1)
         with raw_post(lab, ASK) as answer:

@@ -143,7 +143,8 @@ def ask(lab: Lab, method: str, path: str, body: Any = None, headers: dict[str, s
     connection = http.client.HTTPConnection("127.0.0.1", lab.port, timeout=30)
     raw = json.dumps(body).encode() if isinstance(body, dict) else body
     with contextlib.closing(connection):
-        connection.request(method, path, raw, {"authorization": f"Bearer {lab.key}"} if headers is None else headers)
+        given = {"authorization": f"Bearer {lab.key}"} if headers is None else headers
+        connection.request(method, path, raw, {"content-type": "application/json"} | given)
         answer = connection.getresponse()
         return Answer(answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read())
 
@@ -201,7 +202,7 @@ class Raw:
 
 
 def head(lab: Lab, method: str, path: str, *lines: str, host: str = "host: x\r\n") -> bytes:
-    more = "".join(f"{line}\r\n" for line in lines)
+    more = "".join(f"{line}\r\n" for line in (*lines, "content-type: application/json"))
     return f"{method} {path} HTTP/1.1\r\n{host}authorization: Bearer {lab.key}\r\n{more}\r\n".encode("latin-1")
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import enum
 import json
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given, settings
@@ -135,3 +137,93 @@ def test_the_form_on_the_wire() -> None:
     assert b" " not in encode(tail)
     assert to_dict(JobNews("j", "1", JobState.RUNNING))["state"] == "RUNNING"
     assert to_dict(PilotReport("j", (ReplicaReport("r", ReplicaState.READY),)))["replicas"][0]["capabilities"] == []
+
+
+class Colour(enum.IntEnum):
+    RED = 1
+
+
+class Pair(NamedTuple):
+    left: int
+    right: int
+
+
+class Text(str):
+    __slots__ = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Nothing:
+    pass
+
+
+@dataclasses.dataclass(frozen=True)
+class One:
+    value: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Checked:
+    value: int
+
+    def __post_init__(self) -> None:
+        if self.value < 0:
+            raise WireError("value: not negative")
+
+
+@dataclasses.dataclass
+class Narrow:
+    __slots__ = ("value",)
+    value: int
+
+
+odd_values = st.recursive(
+    st.sampled_from([Colour.RED, Outcome.LOST, Pair(1, 2), Text("x"), Nothing(), One("\u2028\ud800"), Usage(1, 2)])
+    | st.floats()
+    | st.integers()
+    | st.text(max_size=5)
+    | st.none()
+    | st.booleans(),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.lists(inner, max_size=3).map(tuple)
+        | st.builds(One, inner)
+        | st.dictionaries(st.text(max_size=3) | st.integers() | st.none() | st.booleans(), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+@given(messages | odd_values)
+def test_the_bytes_are_those_of_the_json_module(value: Any) -> None:
+    assert encode(value) == json.dumps(to_dict(value), separators=(",", ":")).encode()
+
+
+@pytest.mark.parametrize("value", [object(), [b"x"], {"a": {1, 2}}, One(object()), {(1, 2): 3}])
+def test_what_json_cannot_say_is_a_type_error(value: Any) -> None:
+    with pytest.raises(TypeError):
+        encode(value)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32-be"])
+@pytest.mark.parametrize("form", ['{"status":200}', ' {"status": 200}\n', '{"content_type":"\u00e4","status":200}'])
+def test_json_in_any_of_its_forms_is_read(form: str, encoding: str) -> None:
+    assert decode(Head, form.encode(encoding)).status == 200
+
+
+@pytest.mark.parametrize("data", [b'{"status":200}x', b'{"status":200}{}', b'{"status":200,}', b'{"status":20\xff}'])
+def test_json_and_more_is_no_json(data: bytes) -> None:
+    with pytest.raises(WireError, match="Head: not JSON"):
+        decode(Head, data)
+
+
+def test_defaults_are_made_anew_and_checks_are_kept() -> None:
+    first, second = from_dict(Call, {"verb": "a"}), from_dict(Call, {"verb": "b"})
+    assert first.args is not second.args
+    assert from_dict(Checked, {"value": 1}) == Checked(1)
+    with pytest.raises(WireError, match="not negative"):
+        from_dict(Checked, {"value": -1})
+    assert from_dict(Narrow, {"value": 1}) == Narrow(1)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        first.verb = "c"  # type: ignore[misc]
+    assert math.isnan(decode(Tail, b'{"outcome":"lost","duration_s":NaN}').duration_s)

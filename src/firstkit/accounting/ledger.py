@@ -5,31 +5,32 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
-from firstkit.accounting.spool import BAD_LINES, OpenEntry, Spool, UsageEntry, lines_of, read_line
+from firstkit.accounting.spool import BAD_LINES, OPENED, OpenEntry, Spool, UsageEntry, lines_of, read_line
 from firstkit.errors import StoreUnavailable
 from firstkit.links.messages import Usage
 from firstkit.store.database import Database
-from firstkit.store.sql import insert_new
+from firstkit.store.sql import insert_new, stored_time
 from firstkit.store.tables import usage as usage_table
 
 logger = logging.getLogger("firstkit.accounting")
 EVERY_S = 1.0
 LONGEST_PAUSE_S = 30.0
-CHUNK_LINES = 100
-"""Lines that are read, decoded (in a thread, holding the interpreter for half a millisecond) and committed together."""
-BATCH_ROWS = 25
-"""Rows of one statement: the event loop is not held for longer than a millisecond by preparing it."""
+CHUNK_LINES = 500
+"""Lines that are read, decoded (in a thread that holds the interpreter for a millisecond) and committed together."""
 BYTES_PER_TOKEN = 4
 FRAMING_EVENTS = 3
 """Events of a stream without a single token: the role, the finish reason, the usage."""
-_COLUMNS = tuple(column.name for column in usage_table.columns)
+_AT = [column.name for column in usage_table.columns].index("at")
+_values_of = attrgetter(*(column.name for column in usage_table.columns))
 
 
 def plausible(usage: Usage, relayed_bytes: int, events: int = 0) -> Usage:
@@ -51,7 +52,7 @@ class _Row:
     """A row for the ledger, and the line that it came from."""
 
     line: bytes
-    values: dict[str, Any]
+    values: tuple[Any, ...]
 
 
 class Loader:
@@ -60,6 +61,7 @@ class Loader:
     def __init__(self, spool: Spool, db: Database) -> None:
         self._spool = spool
         self._db = db
+        self._statement = db.text_of(insert_new(usage_table, db.dialect))
         self._turn = asyncio.Lock()
         self.malformed = 0
 
@@ -104,11 +106,13 @@ class Loader:
 
     async def _load(self, path: Path) -> int:
         """Load one file and remove it after the COMMIT: a crash between the two only loads it again, for nothing."""
-        lines, loaded = lines_of(path), 0
-        while chunk := await asyncio.to_thread(lambda: list(islice(lines, CHUNK_LINES))):
-            rows, bad = await asyncio.to_thread(_rows, chunk)
+        lines = (line for line in lines_of(path) if not line.startswith(OPENED))
+        loaded = 0
+        while (chunk := await asyncio.to_thread(_rows, lines, self._db.dialect)) is not None:
+            rows, bad = chunk
             bad += await self._insert(rows)
-            await asyncio.to_thread(self._put_aside, bad)
+            if bad:
+                await asyncio.to_thread(self._put_aside, bad)
             loaded += len(rows)
         await asyncio.to_thread(path.unlink)
         return loaded
@@ -117,11 +121,9 @@ class Loader:
         """Insert ``rows``; when the database will not have one of them, each alone. Returns the lines of those."""
         if not rows:
             return []
-        statement = insert_new(usage_table, self._db.dialect)
         try:
             async with self._db.begin() as conn:
-                for first in range(0, len(rows), BATCH_ROWS):
-                    await conn.execute(statement, [row.values for row in rows[first : first + BATCH_ROWS]])
+                await conn.exec_driver_sql(self._statement, [row.values for row in rows])
         except (IntegrityError, DataError):
             if len(rows) == 1:
                 return [rows[0].line]
@@ -132,8 +134,6 @@ class Loader:
 
     def _put_aside(self, lines: list[bytes]) -> None:
         """Keep lines that will never load where somebody can look at them."""
-        if not lines:
-            return
         self.malformed += len(lines)
         logger.error("put aside %d malformed lines of usage", len(lines), extra={"action": "put-aside"})
         try:
@@ -147,15 +147,18 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
-def _rows(lines: list[bytes]) -> tuple[list[_Row], list[bytes]]:
-    """The rows that ``lines`` hold, and the lines that are malformed."""
-    entries = [(line, read_line(line)) for line in lines]
-    rows = [_Row(line, _values(entry)) for line, entry in entries if isinstance(entry, UsageEntry)]
+def _rows(lines: Iterator[bytes], dialect: str) -> tuple[list[_Row], list[bytes]] | None:
+    """The rows that the next lines hold, and those of them that are malformed; None when there are no more."""
+    entries = [(line, read_line(line)) for line in islice(lines, CHUNK_LINES)]
+    if not entries:
+        return None
+    rows = [_Row(line, _values(entry, dialect)) for line, entry in entries if isinstance(entry, UsageEntry)]
     return rows, [line for line, entry in entries if entry is None]
 
 
-def _values(entry: UsageEntry) -> dict[str, Any]:
-    return {name: getattr(entry, name) for name in _COLUMNS}
+def _values(entry: UsageEntry, dialect: str) -> tuple[Any, ...]:
+    values = _values_of(entry)
+    return (*values[:_AT], stored_time(values[_AT], dialect), *values[_AT + 1 :])
 
 
 def _open_ends(segments: list[Path]) -> list[OpenEntry]:

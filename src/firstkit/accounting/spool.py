@@ -93,6 +93,8 @@ class UsageEntry(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", ta
 
 
 Entry = OpenEntry | UsageEntry
+OPENED = b'{"kind":"open",'
+"""How the line of an OpenEntry begins."""
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[Entry] = msgspec.json.Decoder(Entry)
 

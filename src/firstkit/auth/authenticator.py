@@ -80,7 +80,11 @@ class Authenticator:
 
     def cached(self, token: str) -> Identity | None:
         """The identity if the store vouched for this token within the last ``FRESH_S``; never waits."""
-        known = self._known.get(digest(token))
+        return self.known(digest(token))
+
+    def known(self, token_digest: str) -> Identity | None:
+        """The same for those who only have the digest of the token."""
+        known = self._known.get(token_digest)
         return known.identity if known is not None and self._clock() < known.fresh_until else None
 
     async def identify(self, token: str) -> Identity:

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import json
 import re
+from functools import lru_cache
 from math import ceil
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 from firstkit.engines.shape import TokenShape
 from firstkit.engines.sse import EventSplitter, EventTooLong, is_named_error, payload_of
@@ -29,9 +30,14 @@ TEMPLATE_TOKENS = 100_000
 """A prompt has at most a token for each byte of the request and this many that templates and tools add."""
 BYTES_PER_TOKEN = 4
 ERROR_CHARS = 500
+KEPT_BYTES = 8192
+"""So much of a large answer is kept until the next piece comes: a usage object and what stands before it."""
 
 NOTHING = Usage(0, 0)
 
+_NO_OBJECT = "the engine's answer is not a JSON object"
+_DECODER = json.JSONDecoder()
+_OBJECT_START = re.compile(rb"[ \t\r\n]*\{")
 _USAGE_OBJECT = re.compile(rb'"usage"\s*:\s*(?=\{)')
 _PIECES = ("content", "text", "reasoning", "reasoning_content", "tool_calls", "function_call", "refusal", "audio")
 
@@ -42,6 +48,8 @@ class AnswerMeter:
     ``is_over``: the answer said all that it will, whatever the connection still does. All times in seconds, of one
     monotonic clock.
     """
+
+    __slots__ = ("_body", "_request", "_started", "_status")
 
     def __init__(self, request: Open, now: float) -> None:
         self._request = request
@@ -56,11 +64,11 @@ class AnswerMeter:
     def head(self, status: int, content_type: str) -> Optional[Head]:
         """What to pass on of the head; None when nothing of this answer shall be."""
         self._status = status
-        self._body = self._body_for(status, content_type)
-        return None if self._body.failure else Head(status, content_type)
+        head, kind = _read_head(status, content_type)
+        self._body = self._body_for(status, kind)
+        return None if self._body.failure else head
 
-    def _body_for(self, status: int, content_type: str) -> _Body:
-        kind = content_type.split(";")[0].strip().lower()
+    def _body_for(self, status: int, kind: str) -> _Body:
         if status >= 400:
             return _Refusal()
         if not 200 <= status < 300:
@@ -71,7 +79,8 @@ class AnswerMeter:
 
     def feed(self, data: bytes, now: float) -> bytes:
         """What of ``data``, and of what was held back before it, may be passed on: for a stream only whole events."""
-        return b"" if self.is_over else self._body.feed(data, now)
+        body = self._body
+        return b"" if body.is_over else body.feed(data, now)
 
     def end(self, now: float) -> Tail:
         """The body came to its end as HTTP counts it."""
@@ -104,17 +113,25 @@ class AnswerMeter:
 class _Body:
     """A body that says nothing: none came yet, or it is of a kind that is not passed on (then ``failure`` says why)."""
 
+    failure: Optional[str] = None
+    is_over = False
+    first_at: Optional[float] = None
+
     def __init__(self, failure: Optional[str] = None) -> None:
-        self.failure = failure
-        self.first_at: Optional[float] = None
-        self.gap_s: Optional[float] = None
+        if failure is not None:
+            self._fail(failure)
 
     @property
-    def is_over(self) -> bool:
-        return self.failure is not None
+    def gap_s(self) -> Optional[float]:
+        return None
 
     def feed(self, data: bytes, now: float) -> bytes:  # noqa: ARG002 - others count the time
-        self.failure = f"the engine sent {len(data)} bytes before a head"
+        return self._fail(f"the engine sent {len(data)} bytes before a head")
+
+    def _fail(self, failure: str) -> bytes:
+        """Nothing more passes, and that is why."""
+        self.failure = failure
+        self.is_over = True
         return b""
 
     def end(self) -> Optional[str]:
@@ -128,60 +145,70 @@ class _Body:
 class _Refusal(_Body):
     """The body of an error status: passed on as it is, up to the limit."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._size = 0
+    _size = 0
 
     def feed(self, data: bytes, now: float) -> bytes:  # noqa: ARG002
         self._size += len(data)
-        if self._size > BODY_LIMIT_BYTES:
-            self.failure = _too_long(BODY_LIMIT_BYTES)
-            return b""
-        return data
+        return data if self._size <= BODY_LIMIT_BYTES else self._fail(_too_long(BODY_LIMIT_BYTES))
 
     def end(self) -> Optional[str]:
         return self.failure
 
 
 class _Plain(_Body):
-    """One JSON object, passed on as it comes; read when it is whole."""
+    """One JSON object, passed on as it comes; read when it is whole. Of a large one only the end is kept."""
+
+    _held: Union[bytes, bytearray] = b""
+    _size = 0
+    _is_large = False
+    _reported: Any = None
+    _usage: Optional[Usage] = None
 
     def __init__(self, request: Open) -> None:
         super().__init__()
         self._request = request
-        self._parts: list[bytes] = []
-        self._size = 0
-        self._usage: Optional[Usage] = None
 
     def feed(self, data: bytes, now: float) -> bytes:  # noqa: ARG002
         self._size += len(data)
         if self._size > BODY_LIMIT_BYTES:
-            self.failure = _too_long(BODY_LIMIT_BYTES)
-            self._parts.clear()
-            return b""
-        self._parts.append(data)
+            self._held = b""
+            return self._fail(_too_long(BODY_LIMIT_BYTES))
+        held: Union[bytes, bytearray] = data
+        if self._held:
+            held = self._held if isinstance(self._held, bytearray) else bytearray(self._held)
+            held += data
+        self._held = held if len(held) <= PARSED_WHOLE_BYTES else self._end_of(held)
         return data
+
+    def _end_of(self, held: Union[bytes, bytearray]) -> bytes:
+        """The end of what is held of a large answer, after a look at the rest."""
+        if not self._is_large and not _OBJECT_START.match(held):
+            self._fail(_NO_OBJECT)
+        self._is_large = True
+        self._reported = _last_usage(held) or self._reported
+        return bytes(held[-KEPT_BYTES:])
 
     def end(self) -> Optional[str]:
         if self.failure is None:
-            body = b"".join(self._parts)
-            self._parts.clear()
-            self.failure = self._read(body) if len(body) <= PARSED_WHOLE_BYTES else self._glance(body)
+            held, self._held = self._held, b""
+            self.failure = self._glance(held) if self._is_large else self._read(held)
+            self.is_over = True
         return self.failure
 
-    def _read(self, body: bytes) -> Optional[str]:
+    def _read(self, body: Union[bytes, bytearray]) -> Optional[str]:
         data = _object(body)
         if data is None:
-            return "the engine's answer is not a JSON object"
+            return _NO_OBJECT
         if (error := _error_in(data)) is not None:
             return error
         self._usage = read_usage(data.get("usage"), self._request) or _estimate(self._request, _said(data))
         return None
 
-    def _glance(self, body: bytes) -> Optional[str]:
-        if not (body.lstrip().startswith(b"{") and body.rstrip().endswith(b"}")):
-            return "the engine's answer is not a JSON object"
-        self._usage = read_usage(_last_usage(body), self._request) or _estimate(self._request, 0)
+    def _glance(self, rest: Union[bytes, bytearray]) -> Optional[str]:
+        if not rest.rstrip().endswith(b"}"):
+            return _NO_OBJECT
+        reported = _last_usage(rest) or self._reported
+        self._usage = read_usage(reported, self._request) or _estimate(self._request, 0)
         return None
 
     def usage(self, outcome: Outcome) -> Usage:
@@ -204,15 +231,19 @@ class _Stream(_Body):
         self._last_at = 0.0
 
     @property
-    def is_over(self) -> bool:
-        return self._is_done or self.failure is not None
+    def gap_s(self) -> Optional[float]:
+        if self.first_at is None or self._tokens < 2:
+            return None
+        return (self._last_at - self.first_at) / (self._tokens - 1)
 
     def feed(self, data: bytes, now: float) -> bytes:
+        if self._splitter.is_between and self._shape.fits(data):  # one token, as nearly always
+            self._count(now)
+            return data
         try:
             events = self._splitter.feed(data)
         except EventTooLong:
-            self.failure = "the engine sent an event that is too long"
-            return b""
+            return self._fail("the engine sent an event that is too long")
         passed = []
         for event in events:
             if (kept := self._event(event, now)) is not None:
@@ -223,29 +254,29 @@ class _Stream(_Body):
 
     def _event(self, event: bytes, now: float) -> Optional[bytes]:
         """What of one event goes on; None: nothing."""
-        if self._shape.fits(event):
+        if self._shape.fits(event + b"\n\n"):
             self._count(now)
             return event
         if not _is_text(event):
-            self.failure = "the engine sent an event that is not UTF-8"
+            self._fail("the engine sent an event that is not UTF-8")
             return None
         payload = payload_of(event)
         if payload is None:
             return event
         if payload == b"[DONE]":
-            self._is_done = True
+            self._is_done = self.is_over = True
             return None
         return self._read(event, payload, now)
 
     def _read(self, event: bytes, payload: bytes, now: float) -> Optional[bytes]:
         chunk = _object(payload)
         if chunk is None:
-            self.failure = "the engine sent an event that is not a JSON object"
-            return None
-        self.failure = _error_in(chunk) or (_message(chunk) if is_named_error(event) else None)
-        if self.failure is None:
-            self._choices(chunk.get("choices"), now)
-        if self.failure is not None:
+            failure: Optional[str] = "the engine sent an event that is not a JSON object"
+        else:
+            failure = _error_in(chunk) or (_message(chunk) if is_named_error(event) else None)
+            failure = failure or self._choices(chunk.get("choices"), now)
+        if failure is not None or chunk is None:
+            self._fail(failure or "")
             return None
         usage = chunk.get("usage")
         if not isinstance(usage, dict):
@@ -257,31 +288,31 @@ class _Stream(_Body):
             return event
         return _without_usage(chunk) if chunk.get("choices") else None
 
-    def _choices(self, choices: Any, now: float) -> None:
+    def _choices(self, choices: Any, now: float) -> Optional[str]:
+        """Take note of what a chunk says; why it is none, else None."""
         for choice in choices if isinstance(choices, list) else ():
             index = choice.get("index", 0) if isinstance(choice, dict) else None
             if type(index) is not int or not 0 <= index < MOST_CHOICES:
-                self.failure = "the engine sent an event that is no chunk of an answer"
-                return
+                return "the engine sent an event that is no chunk of an answer"
             self._seen.add(index)
             if choice.get("finish_reason"):
                 self._finished.add(index)
             if _has_piece(choice):
                 self._count(now)
+        return None
 
     def _count(self, now: float) -> None:
         self._tokens += 1
         self._last_at = now
         if self.first_at is None:
             self.first_at = now
-        else:
-            self.gap_s = (now - self.first_at) / (self._tokens - 1)
 
     def end(self) -> Optional[str]:
         if self.failure is None:
             if not self._is_done and self._splitter.rest.strip() in (b"data: [DONE]", b"data:[DONE]"):
                 self._is_done = True
             self.failure = self._lacks()
+            self.is_over = True
         return self.failure
 
     def _lacks(self) -> Optional[str]:
@@ -297,6 +328,12 @@ class _Stream(_Body):
         if self._tokens == 0 and not self._finished:
             return NOTHING
         return Usage(ceil(self._request.body_bytes / BYTES_PER_TOKEN), self._tokens, estimated=True)
+
+
+@lru_cache(maxsize=64)
+def _read_head(status: int, content_type: str) -> tuple[Head, str]:
+    """What passes on of a head, and the kind of its content; remembered, since they are few."""
+    return Head(status, content_type), content_type.split(";")[0].strip().lower()
 
 
 def read_usage(data: Any, request: Open) -> Optional[Usage]:
@@ -315,12 +352,13 @@ def _estimate(request: Open, said_bytes: int) -> Usage:
     return Usage(ceil(request.body_bytes / BYTES_PER_TOKEN), ceil(said_bytes / BYTES_PER_TOKEN), estimated=True)
 
 
-def _object(data: bytes) -> Optional[dict[str, Any]]:
+def _object(data: Union[bytes, bytearray]) -> Optional[dict[str, Any]]:
     try:
-        value = json.loads(data.decode())
+        text = data.decode().strip(" \t\r\n")
+        value, end = _DECODER.raw_decode(text)
     except (ValueError, RecursionError):
         return None
-    return value if isinstance(value, dict) else None
+    return value if end == len(text) and isinstance(value, dict) else None
 
 
 def _error_in(data: dict[str, Any]) -> Optional[str]:
@@ -363,7 +401,7 @@ def _without_usage(chunk: dict[str, Any]) -> bytes:
     return b"data: " + json.dumps(rest, separators=(",", ":")).encode()
 
 
-def _last_usage(body: bytes) -> Any:
+def _last_usage(body: Union[bytes, bytearray]) -> Any:
     """The last usage object in the text of a large answer, or None."""
     found = None
     for found in _USAGE_OBJECT.finditer(body):  # noqa: B007 - the last one is wanted
@@ -371,7 +409,7 @@ def _last_usage(body: bytes) -> Any:
     if found is None:
         return None
     try:
-        return json.JSONDecoder().raw_decode(body[found.end() : found.end() + 4096].decode("utf-8", "replace"))[0]
+        return _DECODER.raw_decode(body[found.end() : found.end() + 4096].decode("utf-8", "replace"))[0]
     except (ValueError, RecursionError):
         return None
 

@@ -1,24 +1,33 @@
-"""One HTTP/1.1 connection to an engine: h11 inside, one exchange at a time, no decisions of its own."""
+"""One HTTP/1.1 connection to an engine: one exchange at a time, no decisions of its own."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Optional, Protocol, cast
+from typing import Optional, Protocol, cast
 
-import h11
+from firstkit.clock import monotonic
+from firstkit.engines.parsing import ResponseHead, ResponseParser
 
-HEAD_LIMIT_BYTES = 64 * 1024
-LINGER_S = 1.0
-"""So long an answer that said all may take to end as HTTP; then its connection is not kept."""
 JOINED_BYTES = 64 * 1024
-"""Head and body up to this size go out in one write."""
+"""Head and body up to this size go out in one write; larger bodies are never copied."""
+SLICE_BYTES = 256 * 1024
+"""So much of a large body is given to the transport at once; what the kernel does not take of it may be copied."""
 
 
 class User(Protocol):
     """The exchange that a connection serves."""
 
-    def received(self, response: Optional[h11.Response], data: bytes, is_whole: bool) -> None:
-        """News of the answer; ``is_whole``: it came to its end as HTTP counts it."""
+    def began(self) -> None:
+        """The first byte of an answer came: the request cannot be sent again."""
+
+    def answered(self, head: ResponseHead) -> None:
+        """The head of the answer is complete."""
+
+    def received(self, data: bytes, now: float) -> None:
+        """Some of the body; never empty."""
+
+    def whole(self) -> None:
+        """The answer came to its end as HTTP counts it."""
 
     def broke(self, reason: str, is_untouched: bool) -> None:
         """The connection is of no use any more; ``is_untouched``: not one byte of an answer came."""
@@ -30,58 +39,81 @@ class Owner(Protocol):
     def opened(self, connection: Connection) -> None:
         """The connection is made."""
 
+    def linger(self, connection: Connection) -> None:
+        """The connection serves nobody, but its answer has yet to end as HTTP."""
+
     def release(self, connection: Connection) -> None:
-        """The connection serves nobody and its answer is whole."""
+        """The connection serves nobody and its answer is over."""
 
     def forget(self, connection: Connection) -> None:
-        """The connection is closed."""
+        """The connection is closed, or soon will be."""
 
 
 class Connection(asyncio.Protocol):
-    """Sends a request for a User, tells it what comes. After ``let_go`` or ``abort`` the User hears nothing more."""
+    """Sends a request for a User, tells it what comes. After ``let_go`` or ``abort`` the User hears nothing more.
 
-    def __init__(self, owner: Owner) -> None:
+    ``last_at``: when the last byte came, some of the request was taken, or the User let go; monotonic.
+    """
+
+    __slots__ = (
+        "_is_answered",
+        "_is_full",
+        "_is_lingering",
+        "_is_paused",
+        "_may_be_kept",
+        "_owner",
+        "_parser",
+        "_transport",
+        "_unsent",
+        "_user",
+        "last_at",
+    )
+
+    def __init__(self, owner: Owner, parser: ResponseParser) -> None:
         self._owner = owner
-        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEAD_LIMIT_BYTES)
-        self._loop = asyncio.get_running_loop()
+        self._parser = parser
         self._transport: asyncio.Transport
         self._user: Optional[User] = None
+        self._unsent: Optional[memoryview] = None
         self._is_answered = False
-        self._head_bytes = 0
+        self._is_full = False
+        self._is_lingering = False
         self._is_paused = False
-        self._linger: Optional[asyncio.TimerHandle] = None
-        self.last_at = self._loop.time()
-        """When the last byte came, or the request was sent, or the connection became idle; time of the loop."""
+        self._may_be_kept = True
+        self.last_at = monotonic()
 
     # -- what users and the owner do ---------------------------------------------------------------------------
 
-    def send(self, user: User, request: h11.Request, body: bytes) -> None:
+    def send(self, user: User, head: bytes, body: bytes, is_last: bool) -> None:
+        """``is_last``: the head says that no other request follows."""
         self._user = user
         self._is_answered = False
-        self._head_bytes = 0
-        self.last_at = self._loop.time()
-        head = self._http.send(request) or b""
-        if body:
-            self._http.send_with_data_passthrough(h11.Data(data=body))
-        self._http.send(h11.EndOfMessage())
+        self._may_be_kept = not is_last
+        self.last_at = monotonic()
         if len(body) <= JOINED_BYTES:
             self._transport.write(head + body)
         else:
             self._transport.write(head)
-            self._transport.write(body)
+            self._unsent = memoryview(body)
+            self._send_on()
 
-    def let_go(self, is_whole: bool) -> None:
+    def let_go(self) -> None:
         """Serve nobody any more and go back to the owner: at once, or when the answer has ended also as HTTP."""
         self._user = None
         self.resume()
-        if is_whole:
+        self.last_at = monotonic()
+        if self._parser.is_over:
             self._owner.release(self)
         else:
-            self._linger = self._loop.call_later(LINGER_S, self.abort)
+            self._is_lingering = True
+            self._owner.linger(self)
 
     def abort(self) -> None:
         """Close at once; nobody is told."""
         self._user = None
+        self._unsent = None
+        self._is_lingering = False
+        self._owner.forget(self)
         self._transport.abort()
 
     def pause(self) -> None:
@@ -91,7 +123,7 @@ class Connection(asyncio.Protocol):
 
     def resume(self) -> None:
         if self._is_paused and not self._transport.is_closing():
-            self.last_at = self._loop.time()
+            self.last_at = monotonic()
             self._transport.resume_reading()
         self._is_paused = False
 
@@ -99,17 +131,17 @@ class Connection(asyncio.Protocol):
     def is_closing(self) -> bool:
         return self._transport.is_closing()
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether the answer came to its end as HTTP counts it."""
+        return self._parser.is_whole
+
     def renew(self) -> bool:
         """Make ready for another request; False when that cannot be."""
-        http = self._http
-        if http.our_state is not h11.DONE or http.their_state is not h11.DONE or http.trailing_data[0]:
+        transport = self._transport
+        if not self._may_be_kept or self._unsent is not None or transport.is_closing():
             return False
-        if self._transport.is_closing() or self._transport.get_write_buffer_size():
-            return False
-        self.resume()
-        http.start_next_cycle()
-        self.last_at = self._loop.time()
-        return True
+        return not transport.get_write_buffer_size() and self._parser.renew()
 
     # -- what the loop does ------------------------------------------------------------------------------------
 
@@ -118,67 +150,78 @@ class Connection(asyncio.Protocol):
         self._owner.opened(self)
 
     def data_received(self, data: bytes) -> None:
-        self._is_answered = True
-        self.last_at = self._loop.time()
-        self._read(data)
+        user = self._user
+        if user is None:
+            self._read_alone(data)
+            return
+        self.last_at = now = monotonic()
+        parser = self._parser
+        if parser.head is None:
+            body = self._read_head(user, data)
+        else:
+            body = parser.feed(data)
+        if body and self._user is user:
+            user.received(body, now)
+        if parser.is_over and self._user is user:
+            self._end(user)
 
     def eof_received(self) -> bool:
-        self._read(b"")
+        user = self._user
+        if user is not None:
+            self._parser.end()
+            self._end(user)
         return False
 
+    def pause_writing(self) -> None:
+        self._is_full = True
+
+    def resume_writing(self) -> None:
+        self._is_full = False
+        self.last_at = monotonic()
+        self._send_on()
+
     def connection_lost(self, exc: Optional[Exception]) -> None:  # noqa: ARG002 - any end is the same to us
-        if self._linger is not None:
-            self._linger.cancel()
         self._owner.forget(self)
+        self._unsent = None
         self._break("the engine closed the connection")
 
-    def _read(self, data: bytes) -> None:
-        if self._user is None and self._linger is None:
-            self.abort()  # an idle connection has nothing to say but that it ends
-            return
-        response: Optional[h11.Response] = None
-        pieces: list[bytes] = []
-        is_whole = is_broken = False
-        try:
-            self._http.receive_data(data)
-            for event in iter(self._http.next_event, h11.NEED_DATA):
-                if isinstance(event, h11.Data):
-                    pieces.append(bytes(event.data))
-                elif isinstance(event, h11.Response):
-                    response = event
-                elif not isinstance(event, h11.InformationalResponse):
-                    is_whole = isinstance(event, h11.EndOfMessage)
-                    is_broken = not is_whole
-                    break
-        except h11.RemoteProtocolError:
-            is_broken = True
-        self._tell(response, b"".join(pieces), is_whole)
-        if is_broken or self._is_head_too_long(len(data)):
-            self._break("the engine broke off or does not speak HTTP")
-            self.abort()
+    # -- inside ------------------------------------------------------------------------------------------------
 
-    def _tell(self, response: Optional[h11.Response], data: bytes, is_whole: bool) -> None:
-        if self._user is not None:
-            if response is not None or data or is_whole:
-                self._user.received(response, data, is_whole)
-        elif is_whole and self._linger is not None:
-            self._linger.cancel()
-            self._linger = None
+    def _send_on(self) -> None:
+        """Give the transport as much of a large body as it takes."""
+        while self._unsent is not None and not self._is_full:
+            piece, rest = self._unsent[:SLICE_BYTES], self._unsent[SLICE_BYTES:]
+            self._unsent = rest if rest else None
+            self._transport.write(piece)
+
+    def _read_head(self, user: User, data: bytes) -> bytes:
+        if not self._is_answered:
+            self._is_answered = True
+            user.began()
+        body = self._parser.feed(data)
+        head = self._parser.head
+        if head is not None:
+            user.answered(head)
+        return body
+
+    def _read_alone(self, data: bytes) -> None:
+        """What comes for nobody: the end of an answer that said all; of an idle connection nothing should."""
+        if not self._is_lingering:
+            self.abort()
+            return
+        self._parser.feed(data)
+        if self._parser.is_over:
+            self._is_lingering = False
             self._owner.release(self)
 
-    def _is_head_too_long(self, received: int) -> bool:
-        if self._http.their_state is not h11.SEND_RESPONSE:
-            return False
-        self._head_bytes += received
-        return self._head_bytes > HEAD_LIMIT_BYTES
+    def _end(self, user: User) -> None:
+        if self._parser.is_whole:
+            user.whole()
+        else:
+            self._break("the engine broke off or does not speak HTTP")
+            self.abort()
 
     def _break(self, reason: str) -> None:
         user, self._user = self._user, None
         if user is not None:
             user.broke(reason, not self._is_answered)
-
-
-def header(response: h11.Response, name: bytes) -> str:
-    """The first header of this name, in lower case, or an empty text."""
-    values: Any = (value for key, value in response.headers if key == name)
-    return next(values, b"").decode("latin-1")

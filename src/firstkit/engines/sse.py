@@ -19,13 +19,17 @@ class EventSplitter:
     """Cuts a byte stream into whole events, however its bytes come in.
 
     Events are handed out without the blank line that ends them and with ``\\n`` for ``\\r\\n``. What comes after the
-    last blank line stays in ``rest``: an event that is not whole.
+    last blank line stays in ``rest``: an event that is not whole. ``is_between``: there is none, so what comes next
+    begins an event.
     """
+
+    __slots__ = ("_buffer", "_limit", "_searched", "is_between")
 
     def __init__(self, limit_bytes: int = EVENT_LIMIT_BYTES) -> None:
         self._limit = limit_bytes
         self._buffer = bytearray()
         self._searched = 0
+        self.is_between = True
 
     @property
     def rest(self) -> bytes:
@@ -33,7 +37,7 @@ class EventSplitter:
 
     def feed(self, data: bytes) -> list[bytes]:
         """The events that are whole now; raises EventTooLong after losing them."""
-        if not self._buffer and b"\r" not in data:
+        if self.is_between and b"\r" not in data:
             if data.find(b"\n\n") == len(data) - 2 > 0 and data[0] != 10:
                 return [data[:-2]]  # one whole event, as nearly always
             *pieces, rest = data.split(b"\n\n")
@@ -43,6 +47,7 @@ class EventSplitter:
             rest = b""
         if rest:
             self._buffer += rest
+        self.is_between = not self._buffer
         if len(self._buffer) > self._limit:
             raise EventTooLong
         return [event for event in map(_tidied, pieces) if event]

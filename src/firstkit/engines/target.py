@@ -17,13 +17,15 @@ SOCKET_PATH_LIMIT = 107
 @dataclass(frozen=True)
 class Target:
     """An engine at ``address`` (a socket is relative to ``folder``), or a service at ``url``: the base URL that OpenAI
-    clients are given for it. ``key`` goes with each request as a bearer token."""
+    clients are given for it. ``key`` goes with each request as a bearer token. ``most_connections``: so many at most,
+    those included that wait to be used again."""
 
     address: Optional[Address] = None
     folder: str = ""
     url: Optional[str] = None
     key: Optional[str] = field(default=None, repr=False)
     habits: Habits = field(default_factory=Habits)
+    most_connections: int = 4096
 
 
 class Way:
@@ -71,6 +73,8 @@ async def _dial_socket(protocol: Callable[[], asyncio.Protocol], path: str) -> a
 
 
 def _tls() -> ssl.SSLContext:
+    """Certificates and names are verified, by the system's authorities or those of SSL_CERT_FILE."""
     context = ssl.create_default_context()
+    context.minimum_version = ssl.TLSVersion.TLSv1_2  # Python 3.9 allows older ones
     context.set_alpn_protocols(["http/1.1"])
     return context

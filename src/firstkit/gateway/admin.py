@@ -45,7 +45,9 @@ async def ready(request: Request) -> JSONResponse:
 @router.get("/metrics", dependencies=[needs(KeyScope.METRICS)], tags=["operation"])
 async def prometheus(request: Request) -> Response:
     """Metrics in Prometheus' text format."""
-    request.app.state.gateway.pilots.count_replicas()
+    gateway: Gateway = request.app.state.gateway
+    gateway.pilots.count_replicas()
+    gateway.room.count()
     return PlainTextResponse(metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 

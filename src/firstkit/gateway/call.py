@@ -6,7 +6,7 @@ The body stays a mapping of raw JSON values: what we do not edit reaches the eng
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
@@ -18,12 +18,8 @@ from firstkit.routing.table import Route
 Body = dict[str, msgspec.Raw]
 T = TypeVar("T")
 TRUE = msgspec.Raw(b"true")
-REFUSED_FIELDS = (
-    "chat_template",
-    "prompt_embeds",
-    "logits_processors",
-    "kv_transfer_params",
-    "mm_processor_kwargs",
+REFUSED_FIELDS = frozenset(
+    ("chat_template", "prompt_embeds", "logits_processors", "kv_transfer_params", "mm_processor_kwargs")
 )
 """Fields by which a client would run code in, or read memory of, an engine (facts of vLLM's advisories)."""
 MAX_WAIT_LIMIT_S = 3600.0
@@ -58,6 +54,16 @@ class Patience:
     fails_when_cold: bool = False
 
 
+class Owner(Protocol):
+    """Who made a call."""
+
+    def release_body(self) -> None:
+        """The body is not needed any more; comes at most once before ``over``."""
+
+    def over(self) -> None:
+        """The call has ended, in whatever way: its usage is written and so is its answer, if anybody was there."""
+
+
 @dataclass(slots=True)
 class Call:
     """One request to a model, checked and permitted."""
@@ -70,6 +76,13 @@ class Call:
     patience: Patience
     account: Account
     idle_timeout_s: float
+    timeout_s: float
+    owner: Owner
+
+    def release_body(self) -> None:
+        """Nobody will be sent this request again."""
+        self.body = {}
+        self.owner.release_body()
 
     def for_route(self, route: Route) -> tuple[Open, bytes]:
         """The request as the replica of ``route`` gets it."""
@@ -88,6 +101,7 @@ class Call:
             stream=self.stream,
             hide_usage=self.stream and not self.wants_usage,
             idle_timeout_s=self.idle_timeout_s,
+            timeout_s=self.timeout_s,
         )
         return opening, encoded
 
@@ -100,7 +114,7 @@ def parse_body(data: bytes) -> Body:
 def parse_object(data: bytes | msgspec.Raw, param: str | None) -> Body:
     """A JSON object as a mapping of raw values."""
     try:
-        return msgspec.json.decode(data, type=dict[str, msgspec.Raw])
+        return _OBJECT.decode(data)
     except msgspec.ValidationError:
         what = f"'{param}'" if param else "The request body"
         raise InvalidRequest(f"{what} must be a JSON object.", param=param) from None
@@ -115,12 +129,19 @@ def read(body: Body, field: str, kind: type[T], default: T) -> T:
     if field not in body:
         return default
     try:
-        value = msgspec.json.decode(body[field], type=kind | None)
+        value = _DECODERS[kind].decode(body[field])
     except (msgspec.DecodeError, RecursionError):
         raise InvalidRequest(f"'{field}' must be {_KINDS[kind]}.", param=field) from None
     return default if value is None else value
 
 
+_DECODERS: dict[type, msgspec.json.Decoder[Any]] = {
+    kind: msgspec.json.Decoder(kind | None) for kind in (str, bool, int, dict)
+}
+_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_PARTS = msgspec.json.Decoder(list[dict[str, Any]])
+_OBJECTS = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
+_LIST = ord("[")
 _KINDS: dict[type, str] = {str: "a string", bool: "true or false", int: "a whole number", dict: "an object"}
 
 
@@ -129,13 +150,12 @@ def check_body(body: Body, api: Api) -> tuple[str, bool, bool]:
     model = read(body, "model", str, "")
     if not model:
         raise InvalidRequest("'model' is required.", param="model")
-    for field in REFUSED_FIELDS:
-        if field in body:
-            raise InvalidRequest(f"'{field}' is not accepted by this service.", param=field, code="unsupported_field")
-    if api.required not in body or bytes(body[api.required]) in (b"null", b"[]"):
+    for field in REFUSED_FIELDS & body.keys():
+        raise InvalidRequest(f"'{field}' is not accepted by this service.", param=field, code="unsupported_field")
+    if _word(body.get(api.required)) in (b"null", b"[]"):
         raise InvalidRequest(f"'{api.required}' is required and may not be empty.", param=api.required)
     for field in ("max_tokens", "max_completion_tokens", "n"):
-        if read(body, field, int, 1) < 1:
+        if field in body and read(body, field, int, 1) < 1:
             raise InvalidRequest(f"'{field}' must be at least 1.", param=field)
     if api is CHAT:
         _check_messages(body["messages"])
@@ -146,7 +166,9 @@ def _check_stream(body: Body, api: Api) -> tuple[bool, bool]:
     stream = read(body, "stream", bool, False)
     if stream and not api.streams:
         raise InvalidRequest(f"'{api.path}' does not stream.", param="stream")
-    options = parse_object(body["stream_options"], "stream_options") if _present(body, "stream_options") else {}
+    options = (
+        parse_object(body["stream_options"], "stream_options") if _word(body.get("stream_options")) != b"null" else {}
+    )
     if options and not stream:
         raise InvalidRequest("'stream_options' is only allowed when 'stream' is true.", param="stream_options")
     if not options:
@@ -154,29 +176,35 @@ def _check_stream(body: Body, api: Api) -> tuple[bool, bool]:
     return stream, read(options, "include_usage", bool, False)
 
 
-def _present(body: Body, field: str) -> bool:
-    return field in body and bytes(body[field]) != b"null"
+def _word(value: msgspec.Raw | None) -> bytes:
+    """A value of up to four bytes; of a longer one nothing, since it may be as long as a body. None counts as null."""
+    if value is None:
+        return b"null"
+    view = memoryview(value)
+    return bytes(view) if view.nbytes <= 4 else b""
 
 
 def _check_messages(raw: msgspec.Raw) -> None:
     """Messages must be a list of objects; media by address is refused: an engine that fetches is an attack."""
     try:
-        messages = msgspec.json.decode(raw, type=list[dict[str, msgspec.Raw]])
+        messages = _OBJECTS.decode(raw)
     except (msgspec.DecodeError, RecursionError):
         raise InvalidRequest("'messages' must be a list of objects.", param="messages") from None
     for i, message in enumerate(messages):
         content = message.get("content")
-        if content is None or b"_url" not in bytes(content):
-            continue
-        for part in _parts(content):
-            _check_part(part, f"messages[{i}].content")
+        if content is not None and memoryview(content)[0] == _LIST:
+            for part in _parts(bytes(content)):
+                _check_part(part, f"messages[{i}].content")
 
 
-def _parts(content: msgspec.Raw) -> list[dict[str, Any]]:
-    try:
-        return msgspec.json.decode(content, type=list[dict[str, Any]])
-    except (msgspec.DecodeError, RecursionError):
+def _parts(content: bytes) -> list[dict[str, Any]]:
+    """The parts of a message, if any of them could be named ``..._url``, in plain letters or escaped ones."""
+    if b"_url" not in content and b"\\u" not in content:
         return []
+    try:
+        return _PARTS.decode(content)
+    except (msgspec.DecodeError, RecursionError):
+        raise InvalidRequest("'content' must be a text or a list of objects.", param="messages") from None
 
 
 def _check_part(part: dict[str, Any], where: str) -> None:
@@ -188,22 +216,26 @@ def _check_part(part: dict[str, Any], where: str) -> None:
             raise InvalidRequest(f"'{where}.{key}' must be a data: URL; addresses are not fetched.", param="messages")
 
 
-def patience(head: RequestHead, hold_s: float, max_wait_s: float) -> Patience:
-    """The waiting that a request asks for by its headers, within what the operator allows."""
+def patience(head: RequestHead, usual: Patience) -> Patience:
+    """The waiting that a request asks for by its headers, within what the operator allows; else the ``usual``."""
     on_cold = head.get(b"x-first-on-cold")
+    hold_s = _seconds(head, b"x-first-hold", 60.0)
+    max_wait_s = _seconds(head, b"x-first-max-wait", MAX_WAIT_LIMIT_S)
+    if on_cold is None and hold_s is None and max_wait_s is None:
+        return usual
     if on_cold not in (None, "wait", "fail"):
         raise InvalidRequest("The header 'x-first-on-cold' must be 'wait' or 'fail'.", param="x-first-on-cold")
     return Patience(
-        hold_s=_seconds(head, b"x-first-hold", hold_s, 60.0),
-        max_wait_s=_seconds(head, b"x-first-max-wait", max_wait_s, MAX_WAIT_LIMIT_S),
+        hold_s=usual.hold_s if hold_s is None else hold_s,
+        max_wait_s=usual.max_wait_s if max_wait_s is None else max_wait_s,
         fails_when_cold=on_cold == "fail",
     )
 
 
-def _seconds(head: RequestHead, name: bytes, default: float, limit: float) -> float:
+def _seconds(head: RequestHead, name: bytes, limit: float) -> float | None:
     text = head.get(name)
     if text is None:
-        return default
+        return None
     shown = name.decode()
     try:
         value = float(text)

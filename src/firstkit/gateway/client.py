@@ -1,85 +1,213 @@
-"""The client's end of one inference request over ASGI: what may still be said, and whether anybody listens."""
+"""The client's end of one inference request: one answer in our own framing, written straight to the connection."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-
-from starlette.types import Receive, Send
+import logging
+from http import HTTPStatus
+from typing import Protocol
 
 from firstkit.errors import ApiError
-from firstkit.gateway.guard import send_error
+from firstkit.gateway.guard import error_head_and_body
+from firstkit.links.messages import Exchange
+
+logger = logging.getLogger("firstkit.gateway")
 
 DONE = b"data: [DONE]\n\n"
+BUFFER_BYTES = 1024 * 1024
+"""More than this waits for a slow client nowhere in the gateway."""
+_LAST_CHUNK = b"0\r\n\r\n"
+_STREAM_HEADERS = (
+    b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\nx-accel-buffering: no\r\n"
+)
+_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+
+
+class Wire(Protocol):
+    """What a connection gives to the answer that is written on it."""
+
+    transport: asyncio.Transport
+    keeps_alive: bool
+    """Whether it can serve another request after this one."""
+    knows_chunks: bool
+    """Whether the client speaks HTTP/1.1; to others a body of unknown length ends with the connection."""
+
+    def common_headers(self) -> bytes:
+        """The header lines of every answer, the date among them."""
+
+    def answered(self) -> None:
+        """The last byte of the answer is written."""
 
 
 class Client:
-    """Writes one answer: an error or a plain body, or a stream that ends by ``done`` or by ``fail``.
+    """Writes one answer: an error, a plain body, or a stream that ends by ``done`` or by ``fail``.
 
-    ``gone`` is done when the client hung up. Use as an async context manager: it owns the task that watches.
+    Nothing here waits. ``source`` is what the answer comes from: it is paused while the client reads slowly, and
+    cancelled when the client is gone. After the end, and once the client is gone, all writing does nothing.
     """
 
-    def __init__(self, receive: Receive, send: Send, request_id: str) -> None:
+    __slots__ = (
+        "_gone", "_is_paused", "_source", "_wire", "_write", "has_begun", "is_gone", "is_over", "lines", "request_id",
+        "was_quiet",
+    )  # fmt: skip
+
+    def __init__(self, wire: Wire, request_id: str) -> None:
         self.request_id = request_id
-        self.is_streaming = False
-        self._receive = receive
-        self._send = send
+        self.lines = b""
+        """Header lines of every answer to this client, beside those of its kind."""
+        self.has_begun = False
+        """Whether a body of unknown length is under way: an error cannot be a status any more."""
+        self.is_over = False
+        self.is_gone = False
+        self.was_quiet = True
+        """Nothing was written since somebody set this."""
+        self._wire = wire
+        self._write = wire.transport.write
+        self._is_paused = False
+        self._source: Exchange | None = None
+        self._gone: asyncio.Future[None] | None = None
 
-    async def __aenter__(self) -> Client:
-        self.gone = asyncio.ensure_future(self._watch())
-        return self
+    # -- the connection tells ----------------------------------------------------------------------------------
 
-    async def __aexit__(self, *exc: object) -> None:
-        self.gone.cancel()
+    def hang_up(self) -> None:
+        """The client is gone."""
+        if self.is_over or self.is_gone:
+            return
+        self.is_gone = self.is_over = True
+        if self._source is not None:
+            self._source.cancel()
+        if self._gone is not None and not self._gone.done():
+            self._gone.set_result(None)
 
-    async def _watch(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            continue
+    def pause(self) -> None:
+        """The client reads more slowly than the answer comes."""
+        self._is_paused = True
+        if self._source is not None:
+            self._source.pause()
+
+    def resume(self) -> None:
+        self._is_paused = False
+        if self._source is not None:
+            self._source.resume()
+
+    # -- the relay asks ----------------------------------------------------------------------------------------
 
     @property
-    def is_gone(self) -> bool:
-        return self.gone.done()
+    def gone(self) -> asyncio.Future[None]:
+        """Done when the client hung up."""
+        if self._gone is None:
+            self._gone = asyncio.get_running_loop().create_future()
+            if self.is_gone:
+                self._gone.set_result(None)
+        return self._gone
 
-    async def plain(self, content_type: str, body: bytes) -> None:
+    def listen_to(self, source: Exchange) -> None:
+        """The answer comes from ``source`` now."""
+        self._source = source
+        if self.is_gone:
+            source.cancel()
+        elif self._is_paused:
+            source.pause()
+
+    # -- the answer --------------------------------------------------------------------------------------------
+
+    def plain(self, content_type: str, body: bytes) -> None:
         """The whole answer at once."""
-        headers = [
-            (b"content-type", content_type.encode()),
-            (b"content-length", str(len(body)).encode()),
-            (b"x-request-id", self.request_id.encode()),
-        ]
-        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
-        await self._send({"type": "http.response.body", "body": body})
+        if not self.is_over:
+            lines = b"content-type: %b\r\ncontent-length: %d\r\n" % (content_type.encode("latin-1"), len(body))
+            self._write(self._head(200, lines) + body)
+            self._end()
 
-    async def start_stream(self) -> None:
-        if self.is_streaming:
+    def begin(self, content_type: str | None = None) -> None:
+        """Begin a body of unknown length: a stream of events, or a plain one of ``content_type``."""
+        if self.is_over or self.has_begun:
             return
-        self.is_streaming = True
-        headers = [
-            (b"content-type", b"text/event-stream; charset=utf-8"),
-            (b"cache-control", b"no-cache"),
-            (b"x-accel-buffering", b"no"),
-            (b"x-request-id", self.request_id.encode()),
-        ]
-        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+        self.has_begun = True
+        self.was_quiet = False
+        lines = _STREAM_HEADERS
+        if content_type is not None:
+            lines = b"content-type: %b\r\n" % content_type.encode("latin-1")
+        if self._wire.knows_chunks:
+            lines += b"transfer-encoding: chunked\r\n"
+        else:
+            self._wire.keeps_alive = False
+        self._write(self._head(200, lines))
 
-    async def write(self, data: bytes) -> None:
-        """Whole SSE events; opens the stream if it is not open."""
-        await self.start_stream()
-        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+    def write(self, data: bytes) -> None:
+        """A piece of the body that was begun."""
+        if self.is_over:
+            return
+        self.was_quiet = False
+        self._write(b"%x\r\n%b\r\n" % (len(data), data) if self._wire.knows_chunks else data)
+        if self._is_paused and self._wire.transport.get_write_buffer_size() > BUFFER_BYTES:
+            logger.warning("an answer did not pause for a slow client", extra={"action": "slow_client"})
+            self.abort()
 
-    async def comment(self, text: str) -> None:
+    def comment(self, text: str) -> None:
         """An SSE comment: keeps the connection alive and tells people; clients skip it."""
-        await self.write(f": {text}\n\n".encode())
+        self.begin()
+        self.write(f": {text}\n\n".encode())
 
-    async def done(self) -> None:
-        """The one good end of a stream."""
-        await self.start_stream()
-        await self._send({"type": "http.response.body", "body": DONE})
+    def done(self) -> None:
+        """The one good end of a stream of events."""
+        self.begin()
+        self._finish(DONE)
 
-    async def fail(self, error: ApiError) -> None:
+    def finish(self) -> None:
+        """The good end of a plain body that was begun."""
+        self._finish(b"")
+
+    def fail(self, error: ApiError) -> None:
         """An error while it can still be one, else the error event, without ``[DONE]``: clients raise on it."""
-        if not self.is_streaming:
-            await send_error(self._send, error, self.request_id)
+        if self.has_begun:
+            self._finish(b"data: " + json.dumps(error.body()).encode() + b"\n\n")
+        elif not self.is_over:
+            headers, body = error_head_and_body(error)
+            lines = b"".join([b"%b: %b\r\n" % header for header in headers])
+            self._write(self._head(error.status, lines) + body)
+            self._end()
+
+    def give_up(self, error: ApiError) -> None:
+        """We end before the answer does."""
+        source = self._source
+        self.fail(error)
+        if source is not None:
+            source.cancel()
+
+    def abort(self) -> None:
+        """Reset the connection: the one honest end of a body that broke and cannot say so."""
+        if not self.is_over:
+            self._wire.keeps_alive = False
+            self._wire.transport.abort()
+            self.hang_up()
+
+    def _finish(self, last: bytes) -> None:
+        if self.is_over:
             return
-        event = b"data: " + json.dumps(error.body()).encode() + b"\n\n"
-        await self._send({"type": "http.response.body", "body": event})
+        if self._wire.knows_chunks:
+            chunk = b"%x\r\n%b\r\n" % (len(last), last) if last else b""
+            self._write(chunk + _LAST_CHUNK)
+        elif last:
+            self._write(last)
+        self._end()
+
+    def _end(self) -> None:
+        self.is_over = True
+        self._source = None
+        self._wire.answered()
+
+    def _head(self, status: int, lines: bytes) -> bytes:
+        return b"%b%b%b%bx-request-id: %b\r\n%b\r\n" % (
+            status_line(status),
+            self._wire.common_headers(),
+            lines,
+            self.lines,
+            self.request_id.encode(),
+            b"" if self._wire.keeps_alive else b"connection: close\r\n",
+        )
+
+
+def status_line(status: int) -> bytes:
+    """The first line of an answer."""
+    return _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status

@@ -1,14 +1,15 @@
-"""ASGI middleware: the guard, the count of body bytes as they arrive, errors in the OpenAI shape."""
+"""Errors in one shape, whoever carries them; and the ASGI middleware that keeps to it and counts bodies."""
 
 from __future__ import annotations
 
 import json
 import logging
+from math import ceil
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from firstkit.errors import ApiError, TooLarge
-from firstkit.gateway.request import MAX_BODY_BYTES, RequestHead, guard
+from firstkit.gateway.request import SMALL_BODY_BYTES
 
 logger = logging.getLogger("firstkit.gateway")
 
@@ -17,29 +18,29 @@ def error_head_and_body(error: ApiError) -> tuple[list[tuple[bytes, bytes]], byt
     """Headers and body of an error answer."""
     headers = [(b"content-type", b"application/json")]
     if error.retry_after_s is not None:
-        headers.append((b"retry-after", str(max(1, round(error.retry_after_s))).encode()))
+        headers.append((b"retry-after", b"%d" % max(1, ceil(error.retry_after_s))))
     if error.status == 401:
         headers.append((b"www-authenticate", b'Basic realm="first", charset="UTF-8"'))
     if "should_retry" in error.details:
         headers.append((b"x-should-retry", b"true" if error.details["should_retry"] else b"false"))
+    headers.extend(error.headers)
     body = json.dumps(error.body()).encode()
     headers.append((b"content-length", str(len(body)).encode()))
     return headers, body
 
 
-async def send_error(send: Send, error: ApiError, request_id: str | None = None) -> None:
+async def send_error(send: Send, error: ApiError) -> None:
     """Answer with an error, in the OpenAI shape."""
     headers, body = error_head_and_body(error)
-    if request_id:
-        headers.append((b"x-request-id", request_id.encode()))
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 
 class Guard:
-    """Outermost layer: nothing that the guard refuses reaches a route, and no error leaves in another shape.
+    """Outermost layer of the ASGI routes: bodies are counted, and no error leaves in another shape.
 
-    This is the one broad ``except`` of the gateway: a fault of ours becomes a 500 with an id, its text only a log line.
+    What a head may look like was decided before: by ``http.Protocol``, for every request. This is the one broad
+    ``except`` of the ASGI routes: a fault of ours becomes a 500, its text only a log line.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -56,7 +57,6 @@ class Guard:
             await send(message)
 
         try:
-            guard(RequestHead(scope["method"], scope["path"], scope["headers"]))
             await self.app(scope, counting(receive), noting_send)
         except ApiError as error:
             if started:
@@ -69,7 +69,7 @@ class Guard:
             await send_error(send, ApiError("Something went wrong on our side; it has been logged."))
 
 
-def counting(receive: Receive, limit: int = MAX_BODY_BYTES) -> Receive:
+def counting(receive: Receive, limit: int = SMALL_BODY_BYTES) -> Receive:
     """``receive`` that raises TooLarge as soon as a body grows beyond ``limit`` bytes."""
     seen = 0
 

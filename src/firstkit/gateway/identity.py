@@ -9,11 +9,12 @@ from fastapi import Depends, Request
 from fastapi.params import Depends as Dependency
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from firstkit.accounting.limits import KeyLimits
 from firstkit.auth.authenticator import Identity
 from firstkit.auth.permissions import ALL_SCOPES
 from firstkit.auth.permissions import Scope as KeyScope
 from firstkit.errors import Unauthenticated
-from firstkit.gateway.request import RequestHead, permit
+from firstkit.gateway.request import RequestHead, limit, permit
 
 MAX_ACTOR = 100
 OPEN_PATHS = frozenset({"/health", "/ready"})
@@ -30,15 +31,28 @@ LOCAL_ADMIN = Identity(
 class Identify:
     """ASGI middleware: nobody passes without an identity, except to the paths that are open, by exact match."""
 
-    def __init__(self, app: ASGIApp, identify_head: Callable[[RequestHead], Awaitable[Identity]]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        identify_head: Callable[[RequestHead], Awaitable[Identity]],
+        limits: KeyLimits | None = None,
+    ) -> None:
+        """``limits``: those that requests by this door count for."""
         self.app = app
         self.identify_head = identify_head
+        self.limits = limits or KeyLimits()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
-            head = RequestHead(scope["method"], scope["path"], scope["headers"])
-            scope.setdefault("state", {})["identity"] = await self.identify_head(head)
-        await self.app(scope, receive, send)
+        if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
+            await self.app(scope, receive, send)
+            return
+        identity = await self.identify_head(RequestHead(scope["method"], scope["path"], scope["headers"]))
+        scope.setdefault("state", {})["identity"] = identity
+        limit(identity, self.limits)
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            self.limits.leave(identity.key_prefix)
 
 
 async def local_admin(head: RequestHead) -> Identity:

@@ -1,20 +1,15 @@
-"""The OpenAI-compatible routes: models, chat completions, completions, embeddings."""
+"""The OpenAI-compatible routes: models; and the schema of those that ``hot.py`` answers."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
-from starlette.responses import JSONResponse, Response
-from starlette.types import Receive, Scope, Send
+from starlette.responses import JSONResponse
 
 from firstkit.auth.permissions import Scope as KeyScope
-from firstkit.errors import InvalidRequest
-from firstkit.gateway.call import APIS, CHAT, COMPLETIONS, EMBEDDINGS, Api, Call, check_body, parse_body, patience
-from firstkit.gateway.client import Client
-from firstkit.gateway.identity import identity_of, needs
-from firstkit.gateway.relay import Relay
-from firstkit.gateway.request import Account, RequestHead
+from firstkit.gateway.call import CHAT, COMPLETIONS, EMBEDDINGS, Api
+from firstkit.gateway.identity import needs
 from firstkit.gateway.state import Gateway
 
 router = APIRouter(prefix="/v1", dependencies=[needs(KeyScope.INFERENCE)], tags=["inference"])
@@ -23,19 +18,6 @@ router = APIRouter(prefix="/v1", dependencies=[needs(KeyScope.INFERENCE)], tags=
 def install(app: FastAPI) -> None:
     """Add the routes to ``app``."""
     app.include_router(router)
-
-
-class RelayedAnswer(Response):
-    """A response that the relay writes: it owns the transport's ``send`` from the status to the last byte."""
-
-    def __init__(self, relay: Relay, call: Call) -> None:
-        self.relay = relay
-        self.call = call
-        self.background = None
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - as ASGI has it
-        async with Client(receive, send, self.call.account.request_id) as client:
-            await self.relay.serve(self.call, client)
 
 
 def _schema(api: Api, properties: dict[str, Any]) -> dict[str, Any]:
@@ -55,53 +37,25 @@ _INPUT = {"input": {"description": "A text, a list of texts, or tokens."}}
 
 
 @router.post("/chat/completions", openapi_extra=_schema(CHAT, _MESSAGES))
-async def chat_completions(request: Request) -> Response:
+async def chat_completions() -> JSONResponse:
     """Answer a conversation, streamed or not."""
-    return await _answer(request, CHAT)
+    raise NotHere
 
 
 @router.post("/completions", openapi_extra=_schema(COMPLETIONS, _PROMPT))
-async def completions(request: Request) -> Response:
+async def completions() -> JSONResponse:
     """Continue a text, streamed or not."""
-    return await _answer(request, COMPLETIONS)
+    raise NotHere
 
 
 @router.post("/embeddings", openapi_extra=_schema(EMBEDDINGS, _INPUT))
-async def embeddings(request: Request) -> Response:
+async def embeddings() -> JSONResponse:
     """Vectors of texts."""
-    return await _answer(request, EMBEDDINGS)
+    raise NotHere
 
 
-async def _answer(request: Request, api: Api) -> Response:
-    gateway: Gateway = request.app.state.gateway
-    head = RequestHead(request.method, request.url.path, request.scope["headers"])
-    data = await request.body()
-    body = parse_body(data)
-    name, stream, wants_usage = check_body(body, api)
-    model = gateway.canonical(name)
-    _check_capability(gateway, model, api)
-    call = Call(
-        api=api,
-        model=model,
-        body=body,
-        stream=stream,
-        wants_usage=wants_usage,
-        patience=patience(head, gateway.config.server.hold, gateway.config.server.max_wait),
-        account=Account(identity_of(request), model, api.endpoint, len(data)),
-        idle_timeout_s=gateway.config.server.idle_timeout,
-    )
-    return RelayedAnswer(gateway.relay, call)
-
-
-def _check_capability(gateway: Gateway, model: str, api: Api) -> None:
-    can = gateway.capabilities(model)
-    if api.capability not in can:
-        other = ", ".join(sorted(other.path for other in APIS.values() if other.capability in can)) or "none"
-        raise InvalidRequest(
-            f"The model '{model}' does not serve {api.path}; it serves: {other}.",
-            param="model",
-            code="unsupported_endpoint",
-        )
+class NotHere(Exception):
+    """These routes are declared for the schema; ``hot.py`` answers them before ASGI is reached."""
 
 
 @router.get("/models")

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from firstkit import metrics
 from firstkit.errors import CallFailed, LinkLost, StoreUnavailable
 from firstkit.gateway.waiting import WaitingRoom
+from firstkit.links.dial import HANDSHAKE_S
 from firstkit.links.gateway_end import GatewayLink
 from firstkit.links.messages import Hello, PilotReport, ReplicaReport
 from firstkit.routing.table import Route
@@ -20,7 +22,11 @@ from firstkit.store.database import Database
 from firstkit.store.jobs import ReplicaRow, admit_pilot, replicas_of
 from firstkit.wire import to_dict
 
+if TYPE_CHECKING:
+    from firstkit.links.private_ca import PrivateCa
+
 logger = logging.getLogger("firstkit.gateway")
+REFRESH_S = 24 * 3600.0
 
 
 class Pilots:
@@ -48,6 +54,20 @@ class Pilots:
         loop = asyncio.get_running_loop()
         self._server = await loop.create_unix_server(lambda: GatewayLink(self), str(path), backlog=1024)
         os.chmod(path, 0o600)
+
+    async def listen_tls(self, listener: socket.socket, ca: PrivateCa) -> None:
+        """Open the port that pilots elsewhere dial, and keep its certificate fresh; returns only when cancelled."""
+        context = ca.server_context()
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(
+            lambda: GatewayLink(self), sock=listener, ssl=context, ssl_handshake_timeout=HANDSHAKE_S
+        )
+        try:
+            while True:
+                await asyncio.sleep(REFRESH_S)
+                ca.refresh(context)
+        finally:
+            server.close()
 
     async def close(self) -> None:
         if self._server is not None:

@@ -8,25 +8,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass, field
-from math import inf
 from typing import Any
 
 from firstkit.accounting.spool import Spool
 from firstkit.clock import monotonic
 from firstkit.errors import ApiError, StoreUnavailable
-from firstkit.gateway.answer import Answer, error_of, with_usage
+from firstkit.gateway.answer import error_of, with_usage
 from firstkit.gateway.call import Call
 from firstkit.gateway.client import Client
 from firstkit.gateway.forecast import Forecasts
 from firstkit.gateway.waiting import Ticket, WaitingRoom
-from firstkit.links.messages import Outcome, Tail
-from firstkit.metrics import BYTES_UP, SPOOL_FAILURES
+from firstkit.links.messages import Exchange, Head, Outcome, Tail
+from firstkit.metrics import REQUESTS, SPOOL_FAILURES
 from firstkit.routing.table import Route
 
 logger = logging.getLogger("firstkit.gateway")
 COMMENT_EVERY_S = 2.0
 KEEPALIVE_EVERY_S = 15.0
+HELD_BYTES = 128 * 1024
+"""So much of a plain answer is held until its end is known; a longer one goes on as it comes."""
+UNBEGUN_STATUS = (502, 503, 504)
+"""With these an engine, or what is before it, says that it did not begin."""
 
 
 class ClientGone(Exception):
@@ -40,159 +42,238 @@ class Relay:
         self.room = room
         self.forecasts = forecasts
         self.spool = spool
+        self.waiting: set[asyncio.Task[None]] = set()
 
-    async def serve(self, call: Call, client: Client) -> None:
-        """Answer ``call`` to ``client``, whatever happens on the way."""
-        try:
-            await _Passage(self, call, client).run()
-        except ApiError as error:
-            await client.fail(error)
-        except ClientGone:
-            logger.info("a client hung up while waiting", extra={"action": "gone", "model": call.model})
+    def serve(self, call: Call, client: Client) -> None:
+        """Answer ``call`` to ``client``, whatever happens on the way; ``call.owner.over`` comes last. Returns at once;
+        raises ApiError when no work was given out and nothing was written."""
+        Passage(self, call, client).begin()
 
 
-@dataclass(slots=True)
-class _Attempt:
-    """The request at one replica: what came of it. Without a tail of its own it was lost."""
+class Passage:
+    """One request on its way, and the Sink of each of its attempts: the first, and perhaps one at another replica.
 
-    route: Route
-    answer: Answer = field(default_factory=Answer)
-    body: bytes = b""
+    A good stream goes straight to the client; all else is held until it is known how it ends.
+    """
 
-    @property
-    def tail(self) -> Tail:
-        return self.answer.tail or Tail(Outcome.LOST)
-
-    @property
-    def may_go_elsewhere(self) -> bool:
-        return self.answer.is_untouched and self.tail.outcome in (Outcome.FAILED, Outcome.LOST)
-
-
-class _Passage:
-    """The state of one request on its way."""
+    __slots__ = (
+        "_arrived", "_call", "_client", "_events", "_exchange", "_head", "_held_bytes", "_is_passed_on", "_is_second",
+        "_parts", "_queue_s", "_relay", "_relayed", "_route", "_speaking",
+    )  # fmt: skip
 
     def __init__(self, relay: Relay, call: Call, client: Client) -> None:
-        self.room = relay.room
-        self.forecasts = relay.forecasts
-        self.spool = relay.spool
-        self.call = call
-        self.client = client
-        self.arrived = monotonic()
-        self.hold_until = self.arrived + call.patience.hold_s
-        self.queue_s = 0.0
+        self._relay = relay
+        self._call = call
+        self._client = client
+        self._arrived = monotonic()
+        self._queue_s = 0.0
+        self._route: Route
+        self._is_second = False
+        self._exchange: Exchange | None = None
+        self._speaking: asyncio.TimerHandle | None = None
+        self._head: Head | None = None
+        self._is_passed_on = False
+        self._parts: list[bytes] = []
+        self._held_bytes = 0
+        self._relayed = 0
+        self._events = 0
 
-    async def run(self) -> None:
-        model = self.call.model
-        attempt = await self._attempt(self.room.take(model) or await self._wait_for_route())
-        if attempt.may_go_elsewhere and (other := self.room.take(model, avoid=attempt.route)) is not None:
-            attempt = await self._attempt(other)
-        self._settle(attempt)
-        await self._end(attempt)
+    def begin(self) -> None:
+        """Take a route or stand in line."""
+        model = self._call.model
+        route = self._relay.room.take(model)
+        if route is not None:
+            self._attempt(route)
+            return
+        if self._call.patience.fails_when_cold and not self._relay.room.table.pools[model].ready:
+            raise self._relay.forecasts.not_ready(model)
+        ticket = self._relay.room.join(model)
+        task = asyncio.get_running_loop().create_task(self._wait(ticket))
+        self._relay.waiting.add(task)
+        task.add_done_callback(self._relay.waiting.discard)
 
-    async def _wait_for_route(self) -> Route:
-        model = self.call.model
-        if self.call.patience.fails_when_cold and not self.room.table.pools[model].ready:
-            raise self.forecasts.not_ready(model)
-        ticket = self.room.join(model)
+    # -- waiting -----------------------------------------------------------------------------------------------
+
+    async def _wait(self, ticket: Ticket) -> None:
         try:
-            return await self._turn(ticket)
+            route = await self._turn(ticket)
+        except (ApiError, ClientGone) as reason:
+            self._relay.room.leave(self._call.model, ticket)
+            self._give_up(reason)
         except BaseException:
-            self.room.leave(model, ticket)
+            self._relay.room.leave(self._call.model, ticket)
+            self._call.owner.over()
             raise
+        else:
+            self._begin_late(route)
+
+    def _begin_late(self, route: Route) -> None:
+        try:
+            self._attempt(route)
+        except ApiError as error:
+            self._give_up(error)
+
+    def _give_up(self, reason: ApiError | ClientGone) -> None:
+        if isinstance(reason, ApiError):
+            self._client.fail(reason)
+        else:
+            logger.info("a client hung up while waiting", extra={"action": "gone", "model": self._call.model})
+        self._call.owner.over()
 
     async def _turn(self, ticket: Ticket) -> Route:
-        deadline = self.arrived + self.call.patience.max_wait_s
-        news: set[asyncio.Future[Any]] = {ticket.route, self.client.gone}
+        call, client = self._call, self._client
+        deadline = self._arrived + call.patience.max_wait_s
+        news: set[asyncio.Future[Any]] = {ticket.route, client.gone}
         while not ticket.route.done():
             left = deadline - monotonic()
             if left <= 0:
-                raise self.forecasts.not_ready(self.call.model)
-            await asyncio.wait(
-                news,
-                timeout=min(left, self._silence_left(COMMENT_EVERY_S)),
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-            if self.client.is_gone:
+                raise self._relay.forecasts.not_ready(call.model)
+            wait_s = min(left, self._silence_left(COMMENT_EVERY_S)) if call.stream else left
+            await asyncio.wait(news, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
+            if client.is_gone:
                 raise ClientGone
-            if self._must_speak and not ticket.route.done():
-                position = self.room.position(self.call.model, ticket)
-                await self.client.comment(self.forecasts.sentence(self.call.model, position))
+            if call.stream and self._silence_left(0.0) == 0.0 and not ticket.route.done():
+                position = self._relay.room.position(call.model, ticket)
+                client.comment(self._relay.forecasts.sentence(call.model, position))
         return ticket.route.result()
 
     def _silence_left(self, every_s: float) -> float:
-        """Seconds until something must be said to the client: the status is held back, plain requests hear nothing."""
-        if not self.call.stream:
-            return inf
-        return every_s if self.client.is_streaming else max(0.0, self.hold_until - monotonic())
+        """Seconds until something must be said to a client that streams: the status itself is held back."""
+        if self._client.has_begun:
+            return every_s
+        return max(0.0, self._arrived + self._call.patience.hold_s - monotonic())
+
+    def _speak(self) -> None:
+        """Say something to a client that has heard nothing since the last time."""
+        if self._client.was_quiet:
+            self._client.comment("working")
+        self._client.was_quiet = True
+        self._speaking = asyncio.get_running_loop().call_later(KEEPALIVE_EVERY_S, self._speak)
+
+    # -- at a replica ------------------------------------------------------------------------------------------
+
+    def _attempt(self, route: Route) -> None:
+        """Send the request to ``route``; raises StoreUnavailable when nobody can note that, and then it is not sent."""
+        call = self._call
+        self._route = route
+        try:
+            if not call.account.is_open:
+                self._queue_s = monotonic() - self._arrived
+                call.account.open(self._relay.spool)
+        except StoreUnavailable:
+            self._relay.room.give_back(route)
+            raise
+        if call.stream:
+            silence_s = self._silence_left(KEEPALIVE_EVERY_S)
+            self._speaking = asyncio.get_running_loop().call_later(silence_s, self._speak)
+        opening, body = call.for_route(route)
+        REQUESTS.bytes_up += len(body)
+        self._client.listen_to(route.upstream.open(opening, body, self))
+
+    def on_head(self, head: Head) -> None:
+        self._head = head
+
+    def on_data(self, data: bytes) -> None:
+        self._relayed += len(data)
+        if self._is_passed_on:
+            self._events += data.count(b"\n\n")
+            self._client.write(data)
+        else:
+            self._look_at(data)
+
+    def on_tail(self, tail: Tail) -> None:
+        """The one broad ``except`` of the relay: what reaches it is a fault of ours, and a sink may not raise."""
+        try:
+            self._ended(tail)
+        except Exception:
+            logger.exception("a request failed for a reason of ours", extra={"action": "internal_error"})
+            self._client.fail(ApiError("Something went wrong on our side; it has been logged."))
+            self._call.owner.over()
+
+    def _look_at(self, data: bytes) -> None:
+        """Data of which it is not clear yet that it may go on."""
+        is_good = self._head is not None and self._head.status == 200
+        if is_good and self._call.stream:
+            self._events += data.count(b"\n\n")
+            self._pass_on(None, data)
+        elif self._held_bytes <= HELD_BYTES:  # of a refusal that is longer the beginning is enough
+            self._parts.append(data)
+            self._held_bytes += len(data)
+            if is_good and self._held_bytes > HELD_BYTES:
+                self._pass_on(self._content_type, self._held())
+
+    def _pass_on(self, content_type: str | None, data: bytes) -> None:
+        """The first byte leaves: from now on nothing can be taken back or asked of another replica."""
+        self._is_passed_on = True
+        self._call.release_body()
+        self._client.begin(content_type)
+        self._client.write(data)
+
+    def _held(self) -> bytes:
+        held = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        self._parts.clear()
+        return held
 
     @property
-    def _must_speak(self) -> bool:
-        return self.call.stream and monotonic() >= self.hold_until
+    def _content_type(self) -> str:
+        return self._head.content_type if self._head is not None else "application/json"
 
-    async def _attempt(self, route: Route) -> _Attempt:
-        """Send the request to ``route`` and pass the answer on until its tail."""
-        attempt = _Attempt(route)
-        try:
-            self._open(attempt)
-            attempt.body = await self._pass_on(attempt.answer)
-        except BaseException:
-            attempt.answer.cancel()
-            if self.call.account.is_open:
-                self._settle(attempt)
-            raise
-        finally:
-            self.room.give_back(route)
-        return attempt
+    # -- the end -----------------------------------------------------------------------------------------------
 
-    def _open(self, attempt: _Attempt) -> None:
-        if not self.call.account.is_open:
-            self.queue_s = monotonic() - self.arrived
-            self.call.account.open(self.spool)
-        opening, body = self.call.for_route(attempt.route)
-        BYTES_UP.inc(len(body))
-        attempt.answer.exchange = attempt.route.upstream.open(opening, body, attempt.answer)
+    def _ended(self, tail: Tail) -> None:
+        room, route = self._relay.room, self._route
+        if self._speaking is not None:
+            self._speaking.cancel()
+        REQUESTS.bytes_down += self._relayed
+        room.give_back(route, tail.outcome)
+        if tail.outcome is not Outcome.COMPLETE and self._may_go_elsewhere(tail):
+            other = room.take_another(self._call.model, route)
+            if other is not None:
+                self._try(other)
+                return
+        self._settle(tail)
+        self._end(tail)
+        self._call.owner.over()
 
-    async def _pass_on(self, answer: Answer) -> bytes:
-        """Pass a stream on until its tail; returns the body of what is not a stream (plain answers, refusals)."""
-        parts: list[bytes] = []
-        self.client.gone.add_done_callback(lambda _: answer.cancel())
-        while True:
-            silence = self._silence_left(KEEPALIVE_EVERY_S)
-            came = await answer.wait(None if silence == inf else silence)
-            has_ended = answer.tail is not None
-            data = answer.take()
-            if data and self.call.stream and not answer.is_refusal:
-                await self.client.write(data)
-            elif data:
-                parts.append(data)
-            elif not came and not self.client.is_gone:
-                await self.client.comment("working")
-            if has_ended:
-                return b"".join(parts)
+    def _may_go_elsewhere(self, tail: Tail) -> bool:
+        """Only once, only where no token of an answer came, and only for one who is there to hear it."""
+        if self._is_second or self._client.is_gone or tail.outcome not in (Outcome.FAILED, Outcome.LOST):
+            return False
+        return self._relayed == 0 or (self._head is not None and self._head.status in UNBEGUN_STATUS)
 
-    def _settle(self, attempt: _Attempt) -> None:
+    def _try(self, other: Route) -> None:
+        self._is_second = True
+        self._head = None
+        self._parts.clear()
+        self._held_bytes = self._relayed = 0
+        self._attempt(other)
+
+    def _settle(self, tail: Tail) -> None:
         """Write the usage line. A disk that refuses now has the line kept in memory and written as soon as it can."""
-        account, answer = self.call.account, attempt.answer
+        account = self._call.account
         try:
             account.close(
-                self.spool,
-                with_usage(attempt.tail, account.prompt_bytes, answer.events),
-                cluster=attempt.route.cluster,
-                replica_id=attempt.route.replica_id,
-                queue_s=self.queue_s,
-                relayed=answer.relayed,
+                self._relay.spool,
+                with_usage(tail, account.prompt_bytes, self._events),
+                cluster=self._route.cluster,
+                replica_id=self._route.replica_id,
+                queue_s=self._queue_s,
+                relayed=self._relayed,
             )
         except StoreUnavailable:
             SPOOL_FAILURES.inc()
             logger.exception("the usage spool cannot be written; usage is kept in memory", extra={"action": "spool"})
 
-    async def _end(self, attempt: _Attempt) -> None:
-        if self.client.is_gone:
-            return
-        head = attempt.answer.head
-        if attempt.tail.outcome is not Outcome.COMPLETE:
-            raise error_of(attempt.tail, head, attempt.body)
-        if self.call.stream:
-            await self.client.done()
+    def _end(self, tail: Tail) -> None:
+        client = self._client
+        if tail.outcome is not Outcome.COMPLETE:
+            if client.has_begun and not self._call.stream:
+                client.abort()
+            else:
+                client.fail(error_of(tail, self._head, self._held()))
+        elif self._call.stream:
+            client.done()
+        elif self._is_passed_on:
+            client.finish()
         else:
-            await self.client.plain(head.content_type if head else "application/json", attempt.body)
+            client.plain(self._content_type, self._held())

@@ -7,62 +7,132 @@ from __future__ import annotations
 
 import base64
 import binascii
+import itertools
 import re
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from firstkit import metrics
 from firstkit.accounting.ledger import plausible
+from firstkit.accounting.limits import KeyLimits, Standing
 from firstkit.accounting.spool import OpenEntry, Spool, UsageEntry
 from firstkit.auth.authenticator import Authenticator, Identity
 from firstkit.auth.permissions import Scope, require
-from firstkit.clock import now
-from firstkit.errors import HeadersTooLarge, InvalidRequest, TooLarge, Unauthenticated
-from firstkit.ids import new_id
+from firstkit.clock import monotonic, now
+from firstkit.errors import (
+    AtCapacity,
+    ExpectationFailed,
+    HeadersTooLarge,
+    HttpVersionRefused,
+    InvalidRequest,
+    TooLarge,
+    Unauthenticated,
+    UnsupportedMediaType,
+)
+from firstkit.ids import new_request_id
 from firstkit.links.messages import Outcome, Tail, Usage
 
 MAX_HEADERS = 100
 MAX_HEADER_BYTES = 32 * 1024
 MAX_BODY_BYTES = 32 * 1024 * 1024
+"""Of a request to a model."""
+SMALL_BODY_BYTES = 1024 * 1024
+"""Of any other request."""
+MOST_HELD_BYTES = 1024**3
+FULL_RETRY_S = 5.0
 _HOST = re.compile(rb"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 
 
-@dataclass(frozen=True, slots=True)
 class RequestHead:
-    """Method, path and headers (names in lower case) of one request."""
+    """Method, path, headers (names in lower case) and HTTP version of one request."""
 
-    method: str
-    path: str
-    headers: list[tuple[bytes, bytes]]
+    __slots__ = ("_by_name", "_has_twins", "headers", "method", "path", "version")
+
+    def __init__(self, method: str, path: str, headers: list[tuple[bytes, bytes]], version: str = "1.1") -> None:
+        self.method = method
+        self.path = path
+        self.headers = headers
+        self.version = version
+        self._by_name = dict(headers)
+        self._has_twins = len(self._by_name) != len(headers)
 
     def values(self, name: bytes) -> list[bytes]:
+        """All values of a header, in order."""
+        if name not in self._by_name:
+            return []
+        if not self._has_twins:
+            return [self._by_name[name]]
         return [value for key, value in self.headers if key == name]
 
     def get(self, name: bytes) -> str | None:
         """The value of a header that may stand once; None where it is absent."""
+        if name not in self._by_name:
+            return None
         values = self.values(name)
         if len(values) > 1:
             raise InvalidRequest(f"The header '{name.decode()}' may stand only once.", param=name.decode())
         return values[0].decode("latin-1").strip() if values else None
 
 
-def guard(head: RequestHead) -> None:
+def guard(head: RequestHead, most_body_bytes: int = MAX_BODY_BYTES) -> None:
     """Refuse what parsers disagree about, desynchronised lengths, a missing or doubled Host; and what is too large."""
-    size = sum(len(key) + len(value) + 4 for key, value in head.headers)
+    if head.version not in ("1.0", "1.1"):
+        raise HttpVersionRefused
+    size = sum(map(len, itertools.chain.from_iterable(head.headers))) + 4 * len(head.headers)
     if len(head.headers) > MAX_HEADERS or size > MAX_HEADER_BYTES:
         raise HeadersTooLarge(f"At most {MAX_HEADERS} headers and {MAX_HEADER_BYTES} bytes of them are allowed.")
     hosts = head.values(b"host")
     if len(hosts) != 1 or not _HOST.fullmatch(hosts[0]):
         raise InvalidRequest("Exactly one valid Host header is needed.", param="host")
-    lengths = head.values(b"content-length")
-    if len(lengths) > 1 or (lengths and head.values(b"transfer-encoding")):
-        raise InvalidRequest("Content-Length may stand once, and not beside Transfer-Encoding.", param="content-length")
-    if lengths and not re.fullmatch(rb"[0-9]{1,19}", lengths[0]):
-        raise InvalidRequest("Content-Length must be a number.", param="content-length")
-    if lengths and int(lengths[0]) > MAX_BODY_BYTES:
-        raise TooLarge(f"The request body is larger than {MAX_BODY_BYTES} bytes.")
+    _guard_lengths(head, most_body_bytes)
     if head.values(b"content-encoding"):
         raise InvalidRequest("Compressed request bodies are not accepted.", param="content-encoding")
+    if any(value.lower() != b"100-continue" for value in head.values(b"expect")):
+        raise ExpectationFailed(param="expect")
+
+
+def _guard_lengths(head: RequestHead, most_body_bytes: int) -> None:
+    lengths, codings = head.values(b"content-length"), head.values(b"transfer-encoding")
+    if len(lengths) > 1 or (lengths and codings):
+        raise InvalidRequest("Content-Length may stand once, and not beside Transfer-Encoding.", param="content-length")
+    if codings and (head.version == "1.0" or [coding.lower() for coding in codings] != [b"chunked"]):
+        raise InvalidRequest("Transfer-Encoding may only be 'chunked', in HTTP/1.1.", param="transfer-encoding")
+    if lengths and not re.fullmatch(rb"[0-9]{1,19}", lengths[0]):
+        raise InvalidRequest("Content-Length must be a number.", param="content-length")
+    if lengths and int(lengths[0]) > most_body_bytes:
+        raise TooLarge(f"The request body is larger than {most_body_bytes} bytes.")
+
+
+class BodyMemory:
+    """Bytes of request bodies that the gateway holds, of all requests together."""
+
+    def __init__(self, limit_bytes: int = MOST_HELD_BYTES) -> None:
+        self._left = limit_bytes
+
+    def take(self, has_bytes: int, more_bytes: int) -> None:
+        """Count ``more_bytes`` of a request that ``has_bytes`` already.
+
+        Raises TooLarge when that is more than one may have, AtCapacity when it is not left.
+        """
+        if has_bytes + more_bytes > MAX_BODY_BYTES:
+            raise TooLarge(f"The request body is larger than {MAX_BODY_BYTES} bytes.")
+        if more_bytes > self._left:
+            raise AtCapacity("The gateway holds as many request bodies as it can.", retry_after_s=FULL_RETRY_S)
+        self._left -= more_bytes
+
+    def give_back(self, size_bytes: int) -> None:
+        self._left += size_bytes
+
+
+def expects_json(head: RequestHead) -> None:
+    """Raise UnsupportedMediaType unless the body says that it is JSON.
+
+    A page of another origin cannot make a browser say so without asking us first: it cannot spend the tokens of
+    somebody whose browser remembers a key.
+    """
+    kind = (head.get(b"content-type") or "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise UnsupportedMediaType(param="content-type")
 
 
 def api_key(head: RequestHead) -> str:
@@ -93,6 +163,11 @@ async def identify(head: RequestHead, authenticator: Authenticator) -> Identity:
     return authenticator.cached(token) or await authenticator.identify(token)
 
 
+def limit(identity: Identity, limits: KeyLimits) -> Standing | None:
+    """Count a request of this key in; raises RateLimited. ``limits.leave(identity.key_prefix)`` when it has ended."""
+    return limits.enter(identity.key_prefix, monotonic())
+
+
 def permit(identity: Identity, scope: Scope) -> None:
     """Raise Forbidden unless ``identity`` holds ``scope``."""
     require(identity, scope)
@@ -106,7 +181,7 @@ class Account:
     model: str
     endpoint: str
     prompt_bytes: int
-    request_id: str = field(default_factory=lambda: new_id("req", 16))
+    request_id: str = field(default_factory=new_request_id)
     at: datetime = field(default_factory=now)
     is_open: bool = False
 
@@ -157,12 +232,12 @@ class Account:
         return usage
 
     def _observe(self, tail: Tail, usage: Usage, queue_s: float) -> None:
-        model = self.model
-        metrics.REQUESTS.labels(model, self.endpoint, tail.outcome.value).inc()
-        metrics.TOKENS.labels(model, "prompt").inc(usage.prompt_tokens)
-        metrics.TOKENS.labels(model, "completion").inc(usage.completion_tokens)
-        metrics.QUEUE.labels(model).observe(queue_s)
+        series = metrics.REQUESTS.of_model(self.model)
+        series.count(self.endpoint, tail.outcome.value)
+        series.prompt_tokens += usage.prompt_tokens
+        series.completion_tokens += usage.completion_tokens
+        series.queue.observe(queue_s)
         if tail.ttft_s is not None:
-            metrics.TTFT.labels(model).observe(queue_s + tail.ttft_s)
+            series.ttft.observe(queue_s + tail.ttft_s)
         if tail.gap_s is not None and tail.outcome is Outcome.COMPLETE:
-            metrics.GAP.labels(model).observe(tail.gap_s)
+            series.gap.observe(tail.gap_s)

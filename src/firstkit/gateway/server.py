@@ -4,44 +4,56 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import gc
 import logging
 import os
 import signal
 import socket
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from firstkit import metrics
 from firstkit.accounting.ledger import Loader
+from firstkit.accounting.limits import KeyLimits
 from firstkit.accounting.spool import Spool
 from firstkit.auth.authenticator import Authenticator
 from firstkit.clock import monotonic, now
 from firstkit.config import Config
 from firstkit.errors import CallFailed, ConfigError, FirstError
 from firstkit.gateway.app import build_app
+from firstkit.gateway.descriptors import most_connections, raise_limit
 from firstkit.gateway.forecast import Forecasts
 from firstkit.gateway.guard import Guard
+from firstkit.gateway.hot import HotRoutes
+from firstkit.gateway.http import Door, Protocol
 from firstkit.gateway.identity import Identify, local_admin
 from firstkit.gateway.pilots import Pilots
 from firstkit.gateway.relay import Relay
 from firstkit.gateway.state import Gateway, external_route, names
 from firstkit.gateway.waiting import WaitingRoom
-from firstkit.locks import hold
+from firstkit.locks import alone, hold
 from firstkit.routing.table import RoutingTable
 from firstkit.store.database import Database
 from firstkit.store.wake import WakeServer
+
+if TYPE_CHECKING:
+    from firstkit.links.private_ca import PrivateCa
 
 logger = logging.getLogger("firstkit.gateway")
 GRACE_S = 30
 LAG_EVERY_S = 0.25
 DEMAND_EVERY_S = 1.0
+COLLECT_EVERY = 20_000
+"""Objects made and not freed until the collector looks for circles among them."""
 
 
 class Server(uvicorn.Server):
-    """uvicorn with a slower pulse, and without signal handlers: the process has two of it and one handler."""
+    """uvicorn with a slower pulse, in which overdue connections end, and without signal handlers: the process has two
+    of it and one handler."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -53,11 +65,20 @@ class Server(uvicorn.Server):
         self._stopping.set()
 
     async def main_loop(self) -> None:
-        """uvicorn's own wakes ten times a second; what it does then, renewing the Date header, is due once."""
+        """uvicorn's own wakes ten times a second; what is to do then, as renewing the Date header, is due once."""
         while not await self.on_tick(0):
+            now = asyncio.get_running_loop().time()
+            for connection in list(self.server_state.connections):
+                cast(Protocol, connection).look(now)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(1.0):
                     await self._stopping.wait()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Within the grace as uvicorn does it; what is open then is told why it ends."""
+        await super().shutdown(sockets)
+        for connection in list(self.server_state.connections):
+            cast(Protocol, connection).end_now()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -77,7 +98,9 @@ class Process:
         state_dir = self.config.server.state_dir
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         hold(self.config.server.path("gateway.lock"), "a gateway")
-        listener = _listen(self.config)
+        server = self.config.server
+        listener = _listen("server.listen", server.listen)
+        tunnel = None if server.pilot_listen is None else _listen("server.pilot_listen", server.pilot_listen)
         db = await Database.open(self.config.server.database_url)
         spool = Spool(self.config.server.path("spool"))
         loader = Loader(spool, db)
@@ -86,6 +109,8 @@ class Process:
         await gateway.wake.start()
         await gateway.pilots.listen(self.config.server.path("pilots.sock"))
         background = [asyncio.ensure_future(work) for work in (loader.run(), _measure_lag(), self._tell_demand())]
+        if tunnel is not None:
+            background.append(asyncio.ensure_future(gateway.pilots.listen_tls(tunnel, self._private_ca())))
         try:
             await self._serve(gateway, listener)
         finally:
@@ -96,6 +121,13 @@ class Process:
             await gateway.wake.close()
             await _last_load(loader)
             await db.close()
+
+    def _private_ca(self) -> PrivateCa:
+        from firstkit.links.private_ca import PrivateCa  # and with it 10 MB that only tunnels need
+
+        state_dir = self.config.server.state_dir
+        with alone(state_dir / "pilots-ca.lock"):  # the controller may make it in the same moment
+            return PrivateCa(state_dir)
 
     def _assemble(self, db: Database, spool: Spool) -> Gateway:
         table = RoutingTable(names(self.config))
@@ -121,8 +153,11 @@ class Process:
 
     async def _serve(self, gateway: Gateway, listener: socket.socket) -> None:
         app = build_app(gateway)
-        public = _uvicorn(Guard(Identify(app, gateway.identify)))
-        admin = _uvicorn(Guard(Identify(app, local_admin)))
+        limits = KeyLimits(self.config.limits.requests_per_minute_per_key, self.config.limits.concurrency_per_key)
+        has_external = any(deployment.is_external for deployment in self.config.deployments())
+        most = most_connections(raise_limit(), has_external)
+        public = _uvicorn(Guard(Identify(app, gateway.identify, limits)), Door(HotRoutes(gateway, limits), most))
+        admin = _uvicorn(Guard(Identify(app, local_admin)), Door())
         loop = asyncio.get_running_loop()
 
         def stop() -> None:
@@ -131,6 +166,7 @@ class Process:
 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop)
+        _settle_memory()
         logger.info("listening on %s", self.config.server.listen, extra={"action": "listen"})
         await asyncio.gather(
             public.serve([listener]), admin.serve([_listen_unix(str(self.config.server.path("admin.sock")))])
@@ -183,11 +219,11 @@ class Process:
         self.gateway.wake.send(reply)
 
 
-def _uvicorn(app: ASGIApp) -> Server:
+def _uvicorn(app: ASGIApp, door: Door) -> Server:
     return Server(
         uvicorn.Config(
             app,
-            http="httptools",
+            http=functools.partial(Protocol, door=door),  # type: ignore[arg-type]  # uvicorn calls it, as it would a class
             loop="none",
             lifespan="off",
             access_log=False,
@@ -195,24 +231,23 @@ def _uvicorn(app: ASGIApp) -> Server:
             proxy_headers=False,
             log_config=None,
             ws="none",
-            timeout_keep_alive=75,
             timeout_graceful_shutdown=GRACE_S,
             backlog=4096,
         )
     )
 
 
-def _listen(config: Config) -> socket.socket:
-    """The public socket, bound before anything else so that a taken port is the first thing that is said."""
-    server = config.server
-    family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+def _listen(key: str, address: str) -> socket.socket:
+    """A public socket, bound before anything else so that a taken port is the first thing that is said."""
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((server.host, server.port))
+        listener.bind((host, int(port)))
     except OSError as exc:
         listener.close()
-        raise ConfigError(f"server.listen: '{server.listen}' cannot be bound: {exc.strerror}") from exc
+        raise ConfigError(f"{key}: '{address}' cannot be bound: {exc.strerror}") from exc
     listener.listen(4096)
     listener.setblocking(False)
     return listener
@@ -226,6 +261,14 @@ def _listen_unix(path: str) -> socket.socket:
     os.chmod(path, 0o600)
     listener.setblocking(False)
     return listener
+
+
+def _settle_memory() -> None:
+    """What is there now stays: the collector need not look through it again and again, at milliseconds a time, and it
+    looks less often at what comes, which is nearly all freed by counting."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(COLLECT_EVERY, 20, 50)
 
 
 async def _measure_lag() -> None:

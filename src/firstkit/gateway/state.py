@@ -9,7 +9,8 @@ from firstkit.auth.authenticator import Authenticator, Identity
 from firstkit.config import Config, ResolvedDeployment
 from firstkit.engines.http import EngineClient
 from firstkit.engines.registry import engine_of, external_target
-from firstkit.errors import ModelNotFound
+from firstkit.errors import InvalidRequest, ModelNotFound
+from firstkit.gateway.call import APIS, Api
 from firstkit.gateway.forecast import Forecasts
 from firstkit.gateway.pilots import Pilots
 from firstkit.gateway.relay import Relay
@@ -50,6 +51,17 @@ class Gateway:
     def capabilities(self, model: str) -> frozenset[str]:
         """What a model can answer on any of its deployments."""
         return self._capabilities[model]
+
+    def check_capability(self, model: str, api: Api) -> None:
+        """Raise InvalidRequest, naming what it does serve, unless ``model`` serves ``api``."""
+        can = self._capabilities[model]
+        if api.capability not in can:
+            other = ", ".join(sorted(other.path for other in APIS.values() if other.capability in can)) or "none"
+            raise InvalidRequest(
+                f"The model '{model}' does not serve {api.path}; it serves: {other}.",
+                param="model",
+                code="unsupported_endpoint",
+            )
 
     def context_length(self, model: str) -> int | None:
         """Longest context of a ready replica; None where none is known."""

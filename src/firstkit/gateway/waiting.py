@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Any
 
 from firstkit import metrics
 from firstkit.clock import monotonic
-from firstkit.errors import Overloaded
+from firstkit.errors import Overloaded, ReplicasFailing
+from firstkit.links.messages import Outcome
 from firstkit.routing.admission import Line
+from firstkit.routing.breaker import FIRST_WAIT_S
 from firstkit.routing.table import Pool, Route, RoutingTable
 
+logger = logging.getLogger("firstkit.gateway")
 OVERLOAD_RETRY_S = 5.0
 
 
@@ -34,22 +38,26 @@ class WaitingRoom:
         self._lines: dict[str, Line[Ticket]] = {}
         self._last_used: dict[str, float] = {}
 
-    def take(self, model: str, avoid: Route | None = None) -> Route | None:
+    def take(self, model: str) -> Route | None:
         """A route at once, if one has room and nobody waits before us."""
-        if self.waiting(model) and avoid is None:
-            return None
-        route = self.table.pools[model].take(avoid)
-        if route is not None:
-            self._touch(model)
-        return route
+        pool = self.table.pools[model]
+        pool.retries.earn()
+        return None if self._lines.get(model) else pool.take()
+
+    def take_another(self, model: str, failed: Route) -> Route | None:
+        """A route for a request that ``failed`` could not begin to answer; None: none has room, or the budget of
+        retries is spent."""
+        pool = self.table.pools[model]
+        return pool.take(failed) if pool.others_have_room(failed) and pool.retries.spend() else None
 
     def join(self, model: str) -> Ticket:
-        """Stand in line; raises Overloaded when the line is full."""
+        """Stand in line; raises Overloaded when the line is full, ReplicasFailing where waiting would help nobody."""
+        if self.table.pools[model].is_failing:
+            raise ReplicasFailing(retry_after_s=FIRST_WAIT_S)
         line = self._lines.setdefault(model, Line(self._max_waiting))
         ticket = Ticket(self.table.pools[model])
         if not line.join(ticket):
             raise Overloaded(retry_after_s=OVERLOAD_RETRY_S)
-        metrics.WAITING.labels(model).set(len(line))
         self._on_demand(len(line) == 1)
         return ticket
 
@@ -57,15 +65,32 @@ class WaitingRoom:
         """Give up, at any time: a route that was handed over in the same moment goes back."""
         line = self._lines[model]
         line.leave(ticket)
-        metrics.WAITING.labels(model).set(len(line))
         if ticket.route.done() and not ticket.route.cancelled():
             self.give_back(ticket.route.result())
         self._touch(model)
 
-    def give_back(self, route: Route) -> None:
-        """A request at ``route`` ended; the next in line gets the room."""
+    def give_back(self, route: Route, outcome: Outcome = Outcome.CANCELLED) -> None:
+        """A request at ``route`` ended so; the next in line gets the room."""
+        self._judge(route, outcome)
         self.table.pools[route.model].give_back(route)
         self._touch(route.model)
+        self.pump(route.model)
+
+    def _judge(self, route: Route, outcome: Outcome) -> None:
+        if outcome in (Outcome.COMPLETE, Outcome.REJECTED):
+            route.breaker.succeeded()
+        elif outcome is Outcome.CANCELLED:
+            route.breaker.left()
+        elif (wait_s := route.breaker.failed()) is not None:
+            logger.warning(
+                "replica %s fails all requests; none are sent to it for %g s", route.replica_id, wait_s,
+                extra={"action": "circuit_opened", "model": route.model, "replica_id": route.replica_id},
+            )  # fmt: skip
+            asyncio.get_running_loop().call_later(wait_s, self._try_again, route)
+
+    def _try_again(self, route: Route) -> None:
+        route.breaker.try_again()
+        self.table.pools[route.model].reconsider(route)
         self.pump(route.model)
 
     def pump(self, model: str) -> None:
@@ -74,8 +99,6 @@ class WaitingRoom:
         while line and (route := self.table.pools[model].take()) is not None:
             ticket = line.next()
             ticket.route.set_result(route)
-        if line is not None:
-            metrics.WAITING.labels(model).set(len(line))
 
     def waiting(self, model: str) -> int:
         line = self._lines.get(model)
@@ -84,6 +107,12 @@ class WaitingRoom:
     def position(self, model: str, ticket: Ticket) -> int:
         """1 for the next in line; 0 when it is no longer in line."""
         return self._lines[model].position(ticket)
+
+    def count(self) -> None:
+        """Bring the gauges up to date; for whoever is about to show them."""
+        for model, pool in self.table.pools.items():
+            metrics.WAITING.labels(model).set(self.waiting(model))
+            metrics.IN_FLIGHT.labels(model).set(pool.in_flight)
 
     def demand(self) -> dict[str, Any]:
         """What the controller is told: by model waiting, in_flight, idle_s."""
@@ -96,5 +125,4 @@ class WaitingRoom:
 
     def _touch(self, model: str) -> None:
         self._last_used[model] = monotonic()
-        metrics.IN_FLIGHT.labels(model).set(self.table.pools[model].in_flight)
         self._on_demand(False)

@@ -15,8 +15,10 @@ PING_S = 5.0
 SILENCE_S = 15.0
 LINGER_S = 1.0
 """How long an ended connection may take to write what it still has."""
-_JOIN_BYTES = 256 * 1024
-"""Up to here frames are copied together for one write; more goes out as it lies, in one vectored write."""
+GATHER_S = 0.002
+"""What may wait is written this long after the last write: under load one write, and one TLS record, carries much."""
+GATHER_BYTES = 64 * 1024
+"""No write becomes cheaper by being larger than this: what has gathered goes at once."""
 _TICKS_PER_PING = 5
 
 T = TypeVar("T")
@@ -36,6 +38,9 @@ class Connection(asyncio.Protocol):
         self._transport: Optional[asyncio.Transport] = None
         self._has_ended = False
         self._outbox = Outbox()
+        self._is_flush_due = False
+        self._gathering: Optional[asyncio.TimerHandle] = None
+        self._flushed_at = 0.0
         self._tick_s = ping_s / _TICKS_PER_PING
         self._ticks_allowed = round(silence_s / self._tick_s)
         self._ticks = 0
@@ -60,18 +65,37 @@ class Connection(asyncio.Protocol):
         self._end()
 
     def send(self, kind: FrameType, stream: int, payload: Payload = b"") -> None:
-        """Write a frame at the end of this turn of the loop; nothing happens on a connection that ended.
+        """Write a frame at the end of this turn of the loop, after all that gathered; nothing happens on a connection
+        that ended. Raises FrameError for a payload that is too large."""
+        if self._has_ended:
+            return
+        self._outbox.put(kind, stream, payload)
+        if not self._is_flush_due:
+            self.flush_soon()
 
-        Raises FrameError for a payload that is too large.
-        """
-        if not self._has_ended and self._outbox.put(kind, stream, payload):
+    def gather(self, kind: FrameType, stream: int, payload: Payload) -> None:
+        """Write a frame together with others: at the end of this turn where the last write is GATHER_S ago, else when
+        it is, or with the next frame that is sent. Frames keep their order. Else as ``send``."""
+        if self._has_ended:
+            return
+        self._outbox.put(kind, stream, payload)
+        if not self._is_flush_due and (self._gathering is None or self._outbox.size_bytes >= GATHER_BYTES):
+            self._gather()
+
+    def flush_soon(self) -> None:
+        """``fill``, then write, at the end of this turn of the loop."""
+        if not self._is_flush_due:
+            self._is_flush_due = True
             self.loop.call_soon(self._flush)
+
+    def fill(self) -> None:
+        """What was sent is about to be written: more may be sent."""
 
     def hang_up(self) -> None:
         """End the connection. What was sent before still leaves, if the other end takes it within LINGER_S."""
         if self._has_ended or self._transport is None:
             return
-        self._flush()
+        self._write()
         self._transport.close()
         self.loop.call_later(LINGER_S, self._transport.abort)
         self._end()
@@ -81,15 +105,31 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.set_write_buffer_limits(high=size_bytes)
 
-    def _flush(self) -> None:
-        if self._has_ended or self._transport is None or not self._outbox.size_bytes:
-            return
-        is_small = self._outbox.size_bytes <= _JOIN_BYTES
-        parts = self._outbox.take()
-        if is_small:
-            self._transport.write(b"".join(parts))
+    def _gather(self) -> None:
+        wait_s = self._flushed_at + GATHER_S - self.loop.time()
+        if wait_s <= 0 or self._outbox.size_bytes >= GATHER_BYTES:
+            self.flush_soon()
         else:
-            self._transport.writelines(part for part in parts if part)
+            self._gathering = self.loop.call_later(wait_s, self._flush)
+
+    def _flush(self) -> None:
+        self._is_flush_due = False
+        if self._gathering is not None:
+            self._gathering.cancel()
+            self._gathering = None
+        if not self._has_ended:
+            self.fill()
+            self._write()
+
+    def _write(self) -> None:
+        parts = self._outbox.take()
+        if self._transport is None or not parts:
+            return
+        self._flushed_at = self.loop.time()
+        if len(parts) == 1:
+            self._transport.write(parts[0])
+        else:
+            self._transport.writelines(parts)
 
     def _tick(self) -> None:
         self.quiet_ticks += 1
@@ -108,8 +148,9 @@ class Connection(asyncio.Protocol):
         self._has_ended = True
         self.is_up = False
         self._outbox.take()
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._gathering):
+            if timer is not None:
+                timer.cancel()
         self.on_end()
 
 

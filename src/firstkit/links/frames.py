@@ -1,4 +1,4 @@
-"""Frames, the unit of a link: how they look, and which may follow which. Pure: no I/O, no clock.
+"""Frames, the unit of a link: how they look, which may follow which, how much may be under way. Pure: no I/O, no clock.
 
 A frame is a header of 8 bytes and a payload of at most MAX_PAYLOAD bytes. The header is two unsigned 32-bit numbers
 in network order: the stream, then the type in the upper 8 bits and the payload's length in the lower 24.
@@ -8,13 +8,23 @@ from __future__ import annotations
 
 import enum
 import struct
+from collections.abc import Callable, Mapping
 from typing import Generic, Optional, Protocol, TypeVar, Union
 
 MAX_PAYLOAD = 256 * 1024
 """Longest payload of one frame, in bytes."""
+WINDOW_BYTES = 512 * 1024
+"""Of one stream: with so much DATA unacknowledged, the pilot stops the engine."""
+LIMIT_BYTES = WINDOW_BYTES + MAX_PAYLOAD
+"""Of one stream: the pilot never has more unacknowledged. The difference is for what the engine had already said."""
+ACKNOWLEDGED_BYTES = WINDOW_BYTES // 2
+"""Of one stream: when the gateway has taken so much, it acknowledges it, unless it wants no more now."""
 HEADER = struct.Struct(">II")
+TAKEN = struct.Struct(">I")
+"""Payload of a RESUME: the bytes of DATA of its stream that the gateway took since the RESUME before it."""
 _MAX_HEADER_NUMBER = 0xFFFFFFFF
 _HALF = 1 << 31
+_LARGE_BYTES = 16 * 1024
 
 Payload = Union[bytes, memoryview]
 
@@ -60,6 +70,21 @@ def frame(kind: FrameType, stream: int, payload: Payload = b"") -> bytes:
     return header(kind, stream, len(payload)) + payload
 
 
+class Taking(Protocol):
+    """A stream whose DATA the decoder hands over itself. All DATA passes here: one look-up and one call for each."""
+
+    stage: Stage
+    taken: int
+    """Bytes of DATA that came since the last acknowledgement."""
+    on_data: Callable[[bytes], None]
+
+    def on_window(self) -> None:
+        """``taken`` has reached ACKNOWLEDGED_BYTES or more. Raises FrameError when it is more than may be."""
+
+
+OnFrame = Callable[["FrameType", int, bytes], None]
+
+
 class Decoder:
     """Bytes in, in pieces of any size; whole frames out. Keeps less than one frame between two calls.
 
@@ -79,67 +104,104 @@ class Decoder:
     def feed(self, data: bytes) -> list[Frame]:
         """The frames that ``data`` completes. Raises FrameError at the first header that is not allowed, before its
         payload is kept; the frames before it in ``data`` are lost, as the connection is then."""
-        if self._rest:
-            self._rest += data
-            # Joined once per frame, not once per piece: a peer that sends single bytes costs no more than its bytes.
-            if len(self._rest) < self._needed:
-                return []
-            data = bytes(self._rest)
-            self._rest.clear()
-        return self._split(data)
-
-    def _split(self, data: bytes) -> list[Frame]:
         frames: list[Frame] = []
-        position, end, size = 0, len(data), HEADER.size
-        while end - position >= size:
-            stream, word = HEADER.unpack_from(data, position)
-            kind, length = _TYPES.get(word >> 24), word & 0xFFFFFF
-            if kind is None or length > self.max_payload:
-                raise _refusal(word >> 24, length, self.max_payload)
-            stop = position + size + length
-            if stop > end:
-                self._keep(data[position:], size + length)
-                return frames
-            frames.append((kind, stream, data[position + size : stop]))
-            position = stop
-        self._keep(data[position:], size)
+        self.deliver(data, _NOBODY, lambda *frame: frames.append(frame))
         return frames
 
-    def _keep(self, rest: bytes, needed: int) -> None:
-        self._rest += rest
-        self._needed = needed
+    def deliver(self, data: bytes, live: Mapping[int, Taking], on_frame: OnFrame) -> None:
+        """Hand over the frames that ``data`` completes, in order: DATA to the stream of ``live`` that is being
+        answered, all else to ``on_frame``. Raises what they raise, and FrameError as ``feed`` does."""
+        start = self._finish_frame(data, on_frame) if self._rest else 0
+        position, end, most = start + _HEADER_BYTES, len(data), self.max_payload
+        last_data = _DATA_WORD + most
+        while position <= end:
+            number, word = _unpack(data, position - _HEADER_BYTES)
+            if _DATA_WORD < word <= last_data:
+                stream, size = live.get(number), word - _DATA_WORD
+                stop = position + size
+                if stop <= end and stream is not None and stream.stage is _ANSWERING:
+                    stream.on_data(data[position:stop])
+                    stream.taken += size
+                    if stream.taken >= ACKNOWLEDGED_BYTES:
+                        stream.on_window()
+                    position = stop + _HEADER_BYTES
+                    continue
+            kind, size = self._read_word(word)
+            stop = position + size
+            if stop > end:
+                self._needed = _HEADER_BYTES + size
+                break
+            on_frame(kind, number, data[position:stop])
+            position = stop + _HEADER_BYTES
+        if position - _HEADER_BYTES < end:
+            self._rest += memoryview(data)[position - _HEADER_BYTES :]
 
+    def _finish_frame(self, data: bytes, on_frame: OnFrame) -> int:
+        """Complete the frame that began in an earlier piece; returns where in ``data`` the next one begins.
 
-def _refusal(kind: int, length: int, limit: int) -> FrameError:
-    if kind not in _TYPES:
-        return FrameError(f"a frame of the unknown type {kind}")
-    return FrameError(f"a {_TYPES[kind].name} of {length} bytes: at most {limit} are allowed here")
+        Only what the frame lacks is copied, and that once: large bodies come in pieces, and so do single bytes."""
+        rest, start, view = self._rest, 0, memoryview(data)
+        while True:
+            stop = start + self._needed - len(rest)
+            rest += view[start:stop]
+            if len(rest) < self._needed:
+                return len(data) + 1
+            start = stop
+            number, word = _unpack(rest)
+            kind, size = self._read_word(word)
+            if len(rest) == _HEADER_BYTES + size:
+                break
+            self._needed = _HEADER_BYTES + size
+        self._rest, self._needed = bytearray(), _HEADER_BYTES
+        on_frame(kind, number, bytes(memoryview(rest)[_HEADER_BYTES:]))
+        return start
+
+    def _read_word(self, word: int) -> tuple[FrameType, int]:
+        """Type and length in the second half of a header."""
+        kind, size = _TYPES.get(word >> 24), word & 0xFFFFFF
+        if kind is None:
+            raise FrameError(f"a frame of the unknown type {word >> 24}")
+        if size > self.max_payload:
+            raise FrameError(f"a {kind.name} of {size} bytes: at most {self.max_payload} are allowed here")
+        return kind, size
 
 
 class Outbox:
-    """Frames that one turn of the loop writes together: a write for each would cost more than the frames do."""
+    """Frames that are written together: a write for each would cost more than the frames do."""
 
     def __init__(self) -> None:
         self._parts: list[Payload] = []
+        self._small: list[Payload] = []
         self.size_bytes = 0
 
-    def put(self, kind: FrameType, stream: int, payload: Payload = b"") -> bool:
-        """Add a frame; True for the first since ``take``, when a flush has to be planned. Raises FrameError."""
-        is_first = not self._parts
-        self._parts.append(header(kind, stream, len(payload)))
-        self._parts.append(payload)
-        self.size_bytes += HEADER.size + len(payload)
-        return is_first
+    def put(self, kind: FrameType, stream: int, payload: Payload = b"") -> None:
+        """Add a frame; raises FrameError when its payload is too long."""
+        size = len(payload)
+        self.size_bytes += _HEADER_BYTES + size
+        if size < _LARGE_BYTES:
+            self._small += (_pack(stream, kind << 24 | size), payload)
+        else:
+            self._small.append(header(kind, stream, size))
+            self._join()
+            self._parts.append(payload)
 
     def take(self) -> list[Payload]:
-        """All that was put, in order, as buffers to write one after the other."""
+        """All that was put, as buffers to write one after the other: what is small is joined, what is large is not
+        copied."""
+        self._join()
         parts, self._parts, self.size_bytes = self._parts, [], 0
         return parts
+
+    def _join(self) -> None:
+        if self._small:
+            self._parts.append(b"".join(self._small))
+            self._small.clear()
 
 
 class Stage(enum.Enum):
     """How far a stream is, as one end sees it: what the other end may send next follows from it."""
 
+    __hash__ = object.__hash__  # an enum's own is slow, and there is a look-up for each frame
     ASKED = "asked"  # gateway: the request is out, no HEAD yet
     ANSWERING = "answering"  # gateway: HEAD came
     CALLED = "called"  # gateway: a call is out, no REPLY yet
@@ -163,6 +225,14 @@ _NEXT: dict[tuple[Stage, FrameType], Stage] = {
     (Stage.SERVING, FrameType.RESUME): Stage.SERVING,
     (Stage.SERVING, FrameType.RESET): Stage.ENDING,
 }
+
+
+_ANSWERING = Stage.ANSWERING
+_DATA_WORD = FrameType.DATA << 24
+_HEADER_BYTES = HEADER.size
+_NOBODY: Mapping[int, Taking] = {}
+_pack = HEADER.pack
+_unpack = HEADER.unpack_from
 
 
 class Staged(Protocol):

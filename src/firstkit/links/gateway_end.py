@@ -7,15 +7,28 @@ that it can do is to lose its own link.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import math
 import re
+import ssl
+from collections.abc import Callable
 from typing import Any, Optional, Protocol
 
 from firstkit import __version__
 from firstkit.errors import CallFailed, FirstError, LinkLost
-from firstkit.links.connection import PING_S, SILENCE_S, Connection, read_message
-from firstkit.links.frames import MAX_PAYLOAD, FrameError, FrameType, Stage, Streams
+from firstkit.links.bodies import Bodies
+from firstkit.links.connection import LINGER_S, PING_S, SILENCE_S, Connection, read_message
+from firstkit.links.frames import (
+    ACKNOWLEDGED_BYTES,
+    LIMIT_BYTES,
+    MAX_PAYLOAD,
+    TAKEN,
+    FrameError,
+    FrameType,
+    Stage,
+    Streams,
+)
 from firstkit.links.messages import (
     PROTOCOL,
     Call,
@@ -40,11 +53,31 @@ MAX_HELLO = 4096
 """Longest payload of a peer that was not admitted yet, in bytes."""
 HELLO_S = 5.0
 CANCEL_S = 5.0
+SMALL_BODY_BYTES = 64 * 1024
+"""A body up to this size goes along with its OPEN; others take turns."""
+BODY_TURN_BYTES = 512 * 1024
+"""Of all other bodies, what is handed to the transport in one turn of the loop."""
+_WRITE_LIMIT = 256 * 1024
+"""With more than this waiting to be written, in bytes, bodies wait here, so that small frames need not wait long."""
 _MAX_TOKENS = 2**48
 _CONTENT_TYPE = re.compile(r"[\x20-\x7e]{1,200}")
 _LOST = Tail(Outcome.LOST, error="link lost")
-_DATA = FrameType.DATA
-_ANSWERING = Stage.ANSWERING
+
+
+async def listen_tunnel(
+    make: Callable[[], GatewayLink], host: str, port: int, context: ssl.SSLContext, handshake_s: float = HELLO_S
+) -> asyncio.Server:
+    """Open the door that pilots elsewhere dial, TLS over TCP, each connection a link of ``make``; raises OSError.
+    Nobody stays who does not become a link: the handshake has its time, and then the hello."""
+    return await asyncio.get_running_loop().create_server(
+        make,
+        host,
+        port,
+        ssl=context,
+        ssl_handshake_timeout=handshake_s,
+        ssl_shutdown_timeout=LINGER_S,
+        backlog=1024,
+    )
 
 
 class LinkOwner(Protocol):
@@ -61,16 +94,18 @@ class LinkOwner(Protocol):
         """An admitted link is gone; comes once, before the tails of its streams. May not block or raise."""
 
 
-class _Request:
-    """One request under way; the Exchange of its opener."""
+class Request:
+    """One request under way; the Exchange of its opener. Made by ``GatewayLink.open``."""
 
-    __slots__ = ("_is_cancelled", "_is_paused", "_link", "_number", "sink", "stage", "timer")
+    __slots__ = ("_is_cancelled", "_is_paused", "_link", "_number", "_timer", "on_data", "sink", "stage", "taken")
 
     def __init__(self, link: GatewayLink, sink: Sink) -> None:
         self.stage = Stage.ASKED
         self.sink = sink
-        self.timer: Optional[asyncio.TimerHandle] = None
+        self.on_data: Callable[[bytes], None] = sink.on_data
+        self.taken = 0
         self._link = link
+        self._timer: Optional[asyncio.TimerHandle] = None
         self._number = 0
         self._is_cancelled = False
         self._is_paused = False
@@ -78,27 +113,43 @@ class _Request:
     def bind(self, number: int) -> None:
         self._number = number
 
+    # -- an Exchange -------------------------------------------------------------------------------------------
+
     def cancel(self) -> None:
-        if self.stage is not Stage.FINISHED and not self._is_cancelled:
+        if self._may_speak:
             self._is_cancelled = True
-            self.timer = self._link.abandon(self._number)
+            self._timer = self._link.abandon(self._number)
 
     def pause(self) -> None:
-        self._hold(FrameType.PAUSE, True)
+        if self._may_speak and not self._is_paused:
+            self._is_paused = True
+            self._link.send(FrameType.PAUSE, self._number)
 
     def resume(self) -> None:
-        self._hold(FrameType.RESUME, False)
+        if self._may_speak and self._is_paused:
+            self._is_paused = False
+            self._acknowledge()
+
+    # -- for the link ------------------------------------------------------------------------------------------
+
+    def on_window(self) -> None:
+        if self.taken > LIMIT_BYTES:
+            raise FrameError(f"{self.taken} bytes for stream {self._number} without an acknowledgement")
+        if self._may_speak and not self._is_paused:
+            self._acknowledge()
 
     def end(self, tail: Tail) -> None:
-        if self.timer is not None:
-            self.timer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
         self.sink.on_tail(tail)
 
-    def _hold(self, kind: FrameType, is_paused: bool) -> None:
-        if self.stage is Stage.FINISHED or self._is_cancelled or self._is_paused is is_paused:
-            return
-        self._is_paused = is_paused
-        self._link.send(kind, self._number)
+    @property
+    def _may_speak(self) -> bool:
+        return self.stage is not Stage.FINISHED and not self._is_cancelled
+
+    def _acknowledge(self) -> None:
+        self._link.send(FrameType.RESUME, self._number, TAKEN.pack(self.taken))
+        self.taken = 0
 
 
 class _PendingCall:
@@ -136,7 +187,9 @@ class GatewayLink(Connection):
         self._hello_timer: Optional[asyncio.TimerHandle] = None
         self._admission: Optional[asyncio.Task[None]] = None
         self._was_admitted = False
-        self._requests: Streams[_Request] = Streams()
+        self._bodies = Bodies()
+        self._is_held = False
+        self._requests: Streams[Request] = Streams()
         self._calls: Streams[_PendingCall] = Streams()
 
     def __repr__(self) -> str:
@@ -147,7 +200,7 @@ class GatewayLink(Connection):
 
     def open(self, request: Open, body: bytes, sink: Sink) -> Exchange:
         """Start a request at the pilot; never raises. The tail never comes before this returned."""
-        stream = _Request(self, sink)
+        stream = Request(self, sink)
         head = encode(request)
         if not self.is_up or len(head) > MAX_PAYLOAD:
             stream.stage = Stage.FINISHED
@@ -157,9 +210,10 @@ class GatewayLink(Connection):
         number = self._requests.open(stream)
         stream.bind(number)
         self.send(FrameType.OPEN, number, head)
-        view = memoryview(body)
-        for start in range(0, len(view), MAX_PAYLOAD):
-            self.send(FrameType.BODY, number, view[start : start + MAX_PAYLOAD])
+        if len(body) > SMALL_BODY_BYTES or self._is_held:
+            self._bodies.put(number, body)
+        elif body:
+            self.send(FrameType.BODY, number, body)
         return stream
 
     async def call(self, verb: str, args: Optional[dict[str, Any]] = None, timeout_s: float = 10.0) -> Any:
@@ -188,6 +242,7 @@ class GatewayLink(Connection):
 
     def abandon(self, number: int) -> asyncio.TimerHandle:
         """Reset a stream, and end it ourselves if the pilot does not; for the stream's own Exchange."""
+        self._bodies.drop(number)
         self.send(FrameType.RESET, number)
         return self.loop.call_later(self._cancel_s, self._give_up, number)
 
@@ -201,24 +256,31 @@ class GatewayLink(Connection):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        self.set_write_limit(_WRITE_LIMIT)
         self._hello_timer = self.loop.call_later(self._hello_s, self.hang_up)
+
+    def pause_writing(self) -> None:
+        self._is_held = True
+
+    def resume_writing(self) -> None:
+        self._is_held = False
+        self.flush_soon()
+
+    def fill(self) -> None:
+        """Bodies go out a piece per turn, and only while the transport has room: nothing waits long behind them."""
+        if not self._is_held:
+            for number, piece in self._bodies.take(BODY_TURN_BYTES):
+                self.send(FrameType.BODY, number, piece)
 
     def data_received(self, data: bytes) -> None:
         self.quiet_ticks = 0
-        live = self._requests.live
         try:
-            for kind, number, payload in self.decoder.feed(data):
-                if kind is _DATA and payload:
-                    stream = live.get(number)
-                    if stream is not None and stream.stage is _ANSWERING:
-                        stream.sink.on_data(payload)
-                        continue
-                self._on_frame(kind, number, payload)
+            self.decoder.deliver(data, self._requests.live, self._on_frame)
         except FrameError as exc:
             self._refuse("protocol", str(exc))
 
     def _on_frame(self, kind: FrameType, number: int, payload: bytes) -> None:
-        """Everything but the data of a stream under way."""
+        """Everything but the data that the decoder hands to its stream."""
         if self.has_ended:
             return
         if not self.is_up:
@@ -233,18 +295,26 @@ class GatewayLink(Connection):
             raise FrameError(f"a {kind.name} on stream {number}, which a pilot may not send")
 
     def _on_answer(self, kind: FrameType, number: int, payload: bytes) -> None:
-        if kind is FrameType.DATA and not payload:
-            raise FrameError(f"an empty DATA for stream {number}")
         if kind is FrameType.HEAD:
-            head = _clean_head(read_message(Head, payload))
+            head = _usual_head(payload) if len(payload) <= _USUAL_BYTES else _read_head(payload)
             if (stream := self._requests.step(kind, number)) is not None:
                 stream.sink.on_head(head)
         elif kind is FrameType.TAIL:
             tail = _clean_tail(read_message(Tail, payload))
             if (stream := self._requests.step(kind, number)) is not None:
+                self._bodies.drop(number)
                 stream.end(tail)
         else:
-            self._requests.step(kind, number)
+            self._on_data(number, payload)
+
+    def _on_data(self, number: int, payload: bytes) -> None:
+        if not payload:
+            raise FrameError(f"an empty DATA for stream {number}")
+        if (stream := self._requests.step(FrameType.DATA, number)) is not None:
+            stream.on_data(payload)
+            stream.taken += len(payload)
+            if stream.taken >= ACKNOWLEDGED_BYTES:
+                stream.on_window()
 
     def _on_reply(self, number: int, payload: bytes) -> None:
         reply = read_message(Reply, payload)
@@ -305,6 +375,7 @@ class GatewayLink(Connection):
     def on_end(self) -> None:
         if self._hello_timer is not None:
             self._hello_timer.cancel()
+        self._bodies = Bodies()
         # Each in a turn of its own: whatever one sink does, the others get their tails.
         for stream in self._requests.finish_all():
             self.loop.call_soon(stream.end, _LOST)
@@ -316,22 +387,35 @@ class GatewayLink(Connection):
             self._owner.on_lost(self)
 
 
-def _clean_head(head: Head) -> Head:
-    """What may become an HTTP head: engines and pilots get no say in its syntax."""
+def _read_head(payload: bytes) -> Head:
+    """What may become an HTTP head: engines and pilots get no say in its syntax. Raises FrameError."""
+    head = read_message(Head, payload)
     status = head.status if 200 <= head.status <= 599 else 502
     is_fine = _CONTENT_TYPE.fullmatch(head.content_type) is not None
     return Head(status, head.content_type if is_fine else "application/octet-stream")
 
 
+_USUAL_BYTES = 200
+_usual_head = functools.lru_cache(64)(_read_head)
+"""The heads of all answers are nearly always the same few bytes."""
+
+
 def _clean_tail(tail: Tail) -> Tail:
     """``tail`` without numbers that cannot be: they would poison the ledger. Unknown is honest, wrong is not."""
+    usage, ttft_s, gap_s = tail.usage, tail.ttft_s, tail.gap_s
+    is_usage_fine = usage is None or _is_possible(usage)
+    is_ttft_fine = ttft_s is None or _is_time(ttft_s)
+    is_gap_fine = gap_s is None or _is_time(gap_s)
+    is_duration_fine = _is_time(tail.duration_s)
+    if is_usage_fine and is_ttft_fine and is_gap_fine and is_duration_fine:
+        return tail
     return Tail(
         tail.outcome,
-        tail.usage if tail.usage is not None and _is_possible(tail.usage) else None,
+        usage if is_usage_fine else None,
         tail.error,
-        tail.ttft_s if tail.ttft_s is not None and _is_time(tail.ttft_s) else None,
-        tail.gap_s if tail.gap_s is not None and _is_time(tail.gap_s) else None,
-        tail.duration_s if _is_time(tail.duration_s) else 0.0,
+        ttft_s if is_ttft_fine else None,
+        gap_s if is_gap_fine else None,
+        tail.duration_s if is_duration_fine else 0.0,
     )
 
 
@@ -340,4 +424,4 @@ def _is_possible(usage: Usage) -> bool:
 
 
 def _is_time(seconds: float) -> bool:
-    return math.isfinite(seconds) and seconds >= 0
+    return 0 <= seconds < math.inf  # also false for what is no number

@@ -20,10 +20,13 @@ def speaks(protocol: int) -> bool:
 
 @dataclass(frozen=True)
 class LinkSpec:
-    """How a pilot reaches the gateway. ``socket``: ``path`` is the gateway's UNIX socket."""
+    """How a pilot reaches the gateway. ``socket``: ``path`` is the gateway's UNIX socket. ``tunnel``: TLS to one of
+    ``addresses``, each ``host:port``, where only the CA in ``ca_pem`` is trusted."""
 
     kind: str = "socket"
     path: Optional[str] = None
+    addresses: tuple[str, ...] = ()
+    ca_pem: Optional[str] = None
 
 
 @dataclass(frozen=True)
@@ -61,12 +64,13 @@ class Refusal:
     message: str
 
 
-@dataclass(frozen=True)
+@dataclass
 class Open:
     """Head of a request to a replica; ``body_bytes`` of BODY frames follow. ``headers`` never hold a client's key.
 
     ``hide_usage``: the gateway asked the engine for a usage chunk that the client did not want.
     ``idle_timeout_s``: longest silence of the engine before the request counts as failed.
+    ``timeout_s``: longest life of the request in all, from its start to the end of its answer.
     """
 
     replica_id: str
@@ -77,9 +81,10 @@ class Open:
     stream: bool = False
     hide_usage: bool = False
     idle_timeout_s: float = 300.0
+    timeout_s: float = 3600.0
 
 
-@dataclass(frozen=True)
+@dataclass
 class Head:
     """Status and the headers worth passing on (content-type) of the engine's answer."""
 
@@ -98,7 +103,7 @@ class Outcome(str, Enum):
     LOST = "lost"  # the gateway or the link went away; nobody saw the end
 
 
-@dataclass(frozen=True)
+@dataclass
 class Usage:
     """Tokens of one request: the engine's numbers, or ours, flagged ``estimated``."""
 
@@ -107,7 +112,7 @@ class Usage:
     estimated: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass
 class Tail:
     """How the answer ended. Sent after the last DATA, withheld terminal events (``[DONE]``) not included.
 

@@ -13,6 +13,7 @@ from firstkit.clock import monotonic
 from firstkit.errors import CallFailed
 from firstkit.ids import new_secret
 from firstkit.links.connection import PING_S, SILENCE_S, Connection, read_message
+from firstkit.links.dial import Dial, Unreachable
 from firstkit.links.frames import MAX_PAYLOAD, FrameError, FrameType, Stage, Streams
 from firstkit.links.messages import (
     PROTOCOL,
@@ -71,6 +72,7 @@ class PilotLink:
     ) -> None:
         self.service = service
         self._spec = spec
+        self._dial = Dial(spec.link)
         self._times = ping_s, silence_s
         self._redial_s = redial_s
         self._refused_s = refused_s
@@ -81,7 +83,7 @@ class PilotLink:
         self._is_closed = False
         self._wake: Optional[asyncio.Future[None]] = None
         self._is_report_due = False
-        self._trouble = ""
+        self._troubles: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -123,7 +125,7 @@ class PilotLink:
     def welcomed(self) -> None:
         """The gateway has taken the token: from now on the secret is enough."""
         self._token = ""
-        self._trouble = ""
+        self._troubles.clear()
         self.heard()
         logger.info("the gateway welcomed this pilot", extra={"action": "link_up"})
         self.push_report()
@@ -132,9 +134,9 @@ class PilotLink:
         self._heard = monotonic()
 
     def note_trouble(self, sentence: str) -> None:
-        """Log what keeps the link down, once for each new reason: dialling goes on for hours."""
-        if sentence != self._trouble:
-            self._trouble = sentence
+        """Log what keeps the link down, once for each reason until it is up again: dialling goes on for hours."""
+        if sentence not in self._troubles:
+            self._troubles.add(sentence)
             logger.warning(sentence, extra={"action": "link_down"})
 
     def keep(self, task: asyncio.Task[None]) -> None:
@@ -146,21 +148,22 @@ class PilotLink:
 
     async def _serve_once(self) -> float:
         """One connection from dial to end; returns how long to wait before the next."""
-        loop = asyncio.get_running_loop()
-        connection = _PilotConnection(self, *self._times, ended=loop.create_future())
+        connection = _PilotConnection(self, *self._times, ended=asyncio.get_running_loop().create_future())
+        self._connection = connection  # before the dial returns to us, a gateway may have welcomed it
         try:
-            await loop.create_unix_connection(lambda: connection, self._spec.link.path)
-        except OSError as exc:
-            self.note_trouble(f"no gateway at {self._spec.link.path}: {exc.strerror or exc}")
-            return self._redial_wait()
-        self._connection = connection
-        if self._is_closed:
-            connection.hang_up()
-        try:
+            await self._dial.connect(lambda: connection)
+            if self._is_closed:
+                connection.hang_up()
             await connection.ended
+        except Unreachable as exc:
+            self._dial.turn()
+            self.note_trouble(str(exc))
+            return self._redial_wait()
         finally:
             connection.hang_up()
             self._connection = None
+        if not connection.was_welcome:
+            self._dial.turn()
         if connection.was_refused:
             return self._refused_s
         self.note_trouble("the link to the gateway was lost")
@@ -198,6 +201,7 @@ class _PilotConnection(Connection):
         self.service = link.service
         self.streams: Streams[Answer] = Streams()
         self.ended = ended
+        self.was_welcome = False
         self.was_refused = False
         self._link = link
         self._calls: Streams[_Served] = Streams()
@@ -267,7 +271,7 @@ class _PilotConnection(Connection):
     def _on_hello(self, hello: Hello) -> None:
         if not speaks(hello.protocol):
             raise FrameError(f"version {hello.protocol} of the protocol; this pilot has {PROTOCOL}")
-        self.is_up = True
+        self.is_up = self.was_welcome = True
         self._link.welcomed()
 
     def _on_open(self, number: int, request: Open) -> None:
@@ -287,7 +291,7 @@ class _PilotConnection(Connection):
         elif kind is FrameType.PAUSE:
             answer.hold(BY_GATEWAY)
         elif kind is FrameType.RESUME:
-            answer.release(BY_GATEWAY)
+            answer.acknowledge(payload)
         else:
             answer.cancel()
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from firstkit.config import Config, ResolvedDeployment
 from firstkit.links.messages import LinkSpec
-from firstkit.locks import hold
+from firstkit.locks import alone, hold
 from firstkit.reconciler.autoscale import Policy, wanted
 from firstkit.reconciler.books import Books
 from firstkit.reconciler.calls import Calls
@@ -65,7 +65,6 @@ class Controller:
         await db.close()
 
     def _make_loops(self, db: Database) -> None:
-        link = LinkSpec("socket", str(self.config.server.path("pilots.sock")))
         for name, cluster in self.config.clusters.items():
             if cluster.kind == "external":
                 continue
@@ -76,11 +75,21 @@ class Controller:
                 Books(db, name),
                 self.world,
                 self._calls,
-                link=link,
+                link=self._link(cluster.link.kind),
                 orphan_timeout_s=self.config.server.orphan_timeout,
                 wanted=self._wanted,
                 on_pass=self._tell_forecast,
             )
+
+    def _link(self, kind: str) -> LinkSpec:
+        server = self.config.server
+        if kind == "socket":
+            return LinkSpec("socket", str(server.path("pilots.sock")))
+        from firstkit.links.private_ca import PrivateCa  # and with it 10 MB that only tunnels need
+
+        with alone(server.path("pilots-ca.lock")):
+            ca_pem = PrivateCa(server.state_dir).certificate_pem
+        return LinkSpec("tunnel", addresses=server.pilot_addresses, ca_pem=ca_pem)
 
     # -- demand and policy -------------------------------------------------------------------------------------
 

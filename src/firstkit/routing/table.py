@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from math import inf
 
 from firstkit.links.messages import Upstream
+from firstkit.routing.breaker import Breaker, Circuit
 from firstkit.routing.choose import choose
+from firstkit.routing.retries import RetryBudget
 from firstkit.states import ReplicaState
 
 
@@ -25,13 +27,16 @@ class Route:
     capabilities: frozenset[str] = frozenset()
     context_length: int | None = None
     in_flight: int = 0
+    breaker: Breaker = field(default_factory=Breaker)
     slot: int = -1
     """Place in its pool, -1 outside of one."""
 
     @property
     def load(self) -> float:
         """Share of the room in use; infinite while the replica takes no new requests."""
-        return self.in_flight / self.max_in_flight if self.state is ReplicaState.READY else inf
+        if self.state is not ReplicaState.READY or not self.breaker.lets_pass:
+            return inf
+        return self.in_flight / self.max_in_flight
 
 
 @dataclass(slots=True)
@@ -41,6 +46,8 @@ class Pool:
     routes: list[Route] = field(default_factory=list)
     loads: list[float] = field(default_factory=list)
     next_index: int = 0
+    in_flight: int = 0
+    retries: RetryBudget = field(default_factory=RetryBudget)
 
     def take(self, avoid: Route | None = None) -> Route | None:
         """The route for the next request, counted as in flight; None when none has room. ``avoid`` is a last resort
@@ -54,8 +61,14 @@ class Pool:
         self.next_index = (index + 1) % len(self.routes)
         route = self.routes[index]
         route.in_flight += 1
+        self.in_flight += 1
+        route.breaker.passed()
         self.loads[index] = route.load
         return route
+
+    def others_have_room(self, route: Route) -> bool:
+        """Whether another than ``route`` could take a request now."""
+        return any(load < 1.0 for other, load in zip(self.routes, self.loads, strict=True) if other is not route)
 
     def refresh(self) -> None:
         """Read the loads again after a route came, went or changed."""
@@ -66,16 +79,23 @@ class Pool:
     def give_back(self, route: Route) -> None:
         """A request at ``route`` ended."""
         route.in_flight -= 1
+        self.in_flight -= 1
+        self.reconsider(route)
+
+    def reconsider(self, route: Route) -> None:
+        """The load of a route, or its breaker, is not what it was."""
         if route.slot >= 0:
             self.loads[route.slot] = route.load
 
     @property
-    def ready(self) -> list[Route]:
-        return [route for route in self.routes if route.state is ReplicaState.READY]
+    def is_failing(self) -> bool:
+        """Whether there are ready replicas, and the breakers of all of them are open."""
+        ready = self.ready
+        return bool(ready) and all(route.breaker.circuit is Circuit.OPEN for route in ready)
 
     @property
-    def in_flight(self) -> int:
-        return sum(route.in_flight for route in self.routes)
+    def ready(self) -> list[Route]:
+        return [route for route in self.routes if route.state is ReplicaState.READY]
 
 
 class RoutingTable:

@@ -10,7 +10,7 @@ from contextlib import aclosing, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, event
+from sqlalchemy import URL, Connection, Insert, event
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -90,6 +90,13 @@ class Database:
     def dialect(self) -> str:
         """``sqlite`` or ``postgresql``."""
         return self._engine.dialect.name
+
+    def text_of(self, statement: Insert) -> str:
+        """An INSERT of all columns, in the table's order, as text for ``exec_driver_sql`` with many rows at once.
+
+        Values go to the driver as they are: SQLAlchemy's conversion of a row costs more than its insertion.
+        """
+        return str(statement.compile(dialect=self._engine.dialect))
 
     @asynccontextmanager
     async def begin(self) -> AsyncIterator[AsyncConnection]:

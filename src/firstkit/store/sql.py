@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 from sqlalchemy import ColumnElement, Insert, Table, func
 
 
@@ -14,6 +16,13 @@ def insert_new(table: Table, dialect: str) -> Insert:
     from sqlalchemy.dialects import sqlite
 
     return sqlite.insert(table).on_conflict_do_nothing()
+
+
+def stored_time(at: datetime, dialect: str) -> datetime | str:
+    """An aware time as the driver of ``dialect`` takes it for a UtcTime column."""
+    if dialect == "postgresql":
+        return at
+    return at.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "microseconds")
 
 
 def utc_day(at: ColumnElement[object], dialect: str) -> ColumnElement[str]:

@@ -15,149 +15,16 @@ import asyncio
 import json
 import os
 import sys
-import time
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
-from firstkit.testing.fake_answer import Answer, error, event, prompt_tokens, word
-from firstkit.testing.tiny_http import ClientGone, Connection, Request, serve
+from firstkit.testing.byte_scripts import SCRIPTS, Step
+from firstkit.testing.fake_answer import Answer, error, event
+from firstkit.testing.quick_engine import QuickEngine
+from firstkit.testing.tiny_http import Connection, serve
 
 FOREVER_S = float("inf")
-
-
-@dataclass
-class Stats:
-    """What a fake did: ``tokens`` were written to clients, ``aborted`` requests ended because the client left."""
-
-    requests: int = 0
-    in_flight: int = 0
-    most_in_flight: int = 0
-    completed: int = 0
-    aborted: int = 0
-    tokens: int = 0
-
-
-class QuickEngine:
-    """Answers at once and correctly. ``after`` means nothing here; the others say what it does."""
-
-    token_delay_s: ClassVar[float] = 0.0
-    load_delay_s: ClassVar[float] = 0.0
-
-    def __init__(self, options: argparse.Namespace) -> None:
-        self.model: str = options.model
-        self.tokens: int = options.tokens
-        self.after: int = options.after
-        self.variant: str = options.variant
-        self.token_delay: float = self.token_delay_s if options.token_delay is None else options.token_delay
-        self.load_delay: float = self.load_delay_s if options.load_delay is None else options.load_delay
-        self.key: str | None = os.environ[options.key_env] if options.key_env else None
-        self.stats = Stats()
-        self.loaded_at = time.monotonic() + self.load_delay
-
-    @property
-    def is_loaded(self) -> bool:
-        return time.monotonic() >= self.loaded_at
-
-    async def handle(self, request: Request, connection: Connection) -> None:
-        """Answer one request: the reporting paths, then, if loaded and allowed, the inference paths."""
-        path = request.path.split("?")[0]
-        if path == "/stats":
-            await connection.answer(200, asdict(self.stats))
-        elif path == "/health":
-            await connection.answer(200 if self.is_loaded else 503, {"status": "ok" if self.is_loaded else "loading"})
-        elif self.key is not None and request.headers.get("authorization") != f"Bearer {self.key}":
-            await connection.answer(401, error("a key is needed"))
-        elif not self.is_loaded:
-            await connection.answer(503, error("loading"))
-        elif path == "/v1/models":
-            await connection.answer(200, {"object": "list", "data": [{"id": self.model, "object": "model"}]})
-        elif request.method == "POST" and path in ("/v1/chat/completions", "/v1/completions", "/v1/embeddings"):
-            await self.infer(path, request, connection)
-        else:
-            await connection.answer(404, error("no such path"))
-
-    async def infer(self, path: str, request: Request, connection: Connection) -> None:
-        """Count the request in and out, whatever becomes of it."""
-        stats = self.stats
-        stats.requests += 1
-        stats.in_flight += 1
-        stats.most_in_flight = max(stats.most_in_flight, stats.in_flight)
-        try:
-            await self.reply(path, request.json(), connection)
-            stats.completed += 1
-        except ClientGone:
-            stats.aborted += 1
-            raise
-        finally:
-            stats.in_flight -= 1
-
-    async def reply(self, path: str, body: dict[str, Any], connection: Connection) -> None:
-        if path == "/v1/embeddings":
-            await self.embed(body, connection)
-            return
-        answer = self.answer_for(path, body)
-        if answer is None:
-            await connection.answer(400, error("messages or prompt is missing"))
-        elif body.get("stream"):
-            await self.stream(answer, connection)
-        else:
-            await self.plain(answer, connection)
-
-    def answer_for(self, path: str, body: dict[str, Any]) -> Answer | None:
-        is_chat = path == "/v1/chat/completions"
-        prompt = body.get("messages" if is_chat else "prompt")
-        if not prompt:
-            return None
-        limit = body.get("max_completion_tokens") or body.get("max_tokens") or self.tokens
-        return Answer(
-            is_chat=is_chat,
-            model=self.model,
-            prompt_tokens=prompt_tokens(prompt),
-            tokens=min(self.tokens, limit),
-            choices=body.get("n") or 1,
-            finish_reason="length" if limit < self.tokens else "stop",
-            wants_usage=bool((body.get("stream_options") or {}).get("include_usage")),
-        )
-
-    async def stream(self, answer: Answer, connection: Connection) -> None:
-        """A whole, correct stream."""
-        await connection.head(200, "text/event-stream")
-        if answer.is_chat:
-            first = [{"index": i, "delta": {"role": "assistant", "content": None}} for i in range(answer.choices)]
-            await connection.chunk(answer.chunk(first))
-        await self.say(answer, connection, answer.tokens)
-        for index in range(answer.choices):
-            await connection.chunk(answer.token(index, None, answer.finish_reason))
-        if answer.wants_usage:
-            await connection.chunk(answer.chunk([], self.usage(answer)))
-        await connection.chunk(event("[DONE]"))
-        await connection.chunk(b"")
-
-    async def say(self, answer: Answer, connection: Connection, tokens: int) -> None:
-        """Write ``tokens`` tokens of each choice, with the delay of this engine before each."""
-        for i in range(tokens):
-            await connection.sleep(self.token_delay)
-            for index in range(answer.choices):
-                await connection.chunk(answer.token(index, word(i)))
-                self.stats.tokens += 1
-
-    async def plain(self, answer: Answer, connection: Connection) -> None:
-        await connection.sleep(self.token_delay * answer.tokens)
-        await connection.answer(200, answer.whole(self.usage(answer)))
-        self.stats.tokens += answer.tokens * answer.choices
-
-    async def embed(self, body: dict[str, Any], connection: Connection) -> None:
-        given = body.get("input", [])
-        texts = [given] if isinstance(given, str) else given
-        data = [{"object": "embedding", "index": i, "embedding": [0.6, 0.8]} for i in range(len(texts))]
-        count = prompt_tokens(given)
-        usage = {"prompt_tokens": count, "total_tokens": count}
-        await connection.answer(200, {"object": "list", "model": self.model, "data": data, "usage": usage})
-
-    def usage(self, answer: Answer) -> dict[str, int]:
-        said = answer.tokens * answer.choices
-        total = answer.prompt_tokens + said
-        return {"prompt_tokens": answer.prompt_tokens, "completion_tokens": said, "total_tokens": total}
+HELD_S = 0.02
 
 
 class SlowEngine(QuickEngine):
@@ -199,6 +66,42 @@ class DyingEngine(QuickEngine):
     async def plain(self, answer: Answer, connection: Connection) -> None:
         await connection.sleep(self.token_delay * self.after)
         os._exit(9)
+
+
+class RefusingEngine(QuickEngine):
+    """Says that it is healthy, and closes the connection of every request before one byte of an answer."""
+
+    async def reply(self, path: str, body: dict[str, Any], connection: Connection) -> None:
+        raise ConnectionAbortedError
+
+
+class FlappingEngine(QuickEngine):
+    """Refuses as RefusingEngine does: everything while the file ``--while-there`` is there, and else all but each
+    ``--good-every``-th request. Keeps no connection: its clients cannot take a refusal for one that was closed."""
+
+    async def reply(self, path: str, body: dict[str, Any], connection: Connection) -> None:
+        connection.keeps_alive = False
+        if os.path.exists(self.while_there) or self.stats.requests % self.good_every:
+            raise ConnectionAbortedError
+        await super().reply(path, body, connection)
+
+
+class HeldEngine(QuickEngine):
+    """Stops after the first token of a stream, and before a plain answer, for as long as the file ``--while-there`` is
+    there."""
+
+    async def say(self, answer: Answer, connection: Connection, tokens: int) -> None:
+        await super().say(answer, connection, min(1, tokens))
+        await self._held(connection)
+        await super().say(answer, connection, tokens - 1)
+
+    async def plain(self, answer: Answer, connection: Connection) -> None:
+        await self._held(connection)
+        await super().plain(answer, connection)
+
+    async def _held(self, connection: Connection) -> None:
+        while os.path.exists(self.while_there):
+            await connection.sleep(HELD_S)
 
 
 class CrashAtLoadEngine(QuickEngine):
@@ -244,15 +147,18 @@ class GarbageEngine(QuickEngine):
     )
 
     async def reply(self, path: str, body: dict[str, Any], connection: Connection) -> None:
-        answer = self.answer_for(path, body) or Answer(True, self.model, 1, 1, 1, "stop", False)
-        broken = getattr(self, "_" + self.variant.replace("-", "_"), None)
-        connection.keeps_alive = self.variant in ("bad-sse", "half-utf8", "html", "redirect")
+        await self.break_as(self.variant, self.answer_for(path, body), connection)
+
+    async def break_as(self, variant: str, answer: Answer | None, connection: Connection) -> None:
+        answer = answer or Answer(True, self.model, 1, 1, 1, "stop", False)
+        broken = getattr(self, "_" + variant.replace("-", "_"), None)
+        connection.keeps_alive = variant in ("bad-sse", "half-utf8", "html", "redirect")
         if broken is not None:
             await broken(answer, connection)
             return
         await connection.head(200, "text/event-stream")
         await self.say(answer, connection, self.after)
-        for data in garbage(self.variant, answer):
+        for data in garbage(variant, answer):
             await connection.chunk(data)
         await connection.chunk(b"")
 
@@ -288,6 +194,37 @@ class GarbageEngine(QuickEngine):
         await connection.raw(b"HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1:1/\r\ncontent-length: 0\r\n\r\n")
 
 
+class ByteEngine(GarbageEngine):
+    """Does what the last message or the prompt names: a variant of GarbageEngine, or one of SCRIPTS, which are raw
+    bytes; answers correctly where it names neither. So one replica shows everything, with good answers in between."""
+
+    async def reply(self, path: str, body: dict[str, Any], connection: Connection) -> None:
+        said = last_words(body)
+        if said in SCRIPTS:
+            connection.keeps_alive = False
+            await self._play(SCRIPTS[said](), connection)
+        elif said in self.variants:
+            await self.break_as(said, self.answer_for(path, body), connection)
+        else:
+            await QuickEngine.reply(self, path, body, connection)
+
+    async def _play(self, steps: Iterable[Step], connection: Connection) -> None:
+        for step in steps:
+            if isinstance(step, bytes):
+                await connection.raw(step)
+                self.stats.script_bytes += len(step)
+            else:
+                await connection.sleep(step)
+
+
+def last_words(body: dict[str, Any]) -> str:
+    """The text of the last message, or the prompt; empty where there is no such text."""
+    messages = body.get("messages")
+    last = messages[-1] if isinstance(messages, list) and messages else {"content": body.get("prompt")}
+    content = last.get("content") if isinstance(last, dict) else None
+    return content if isinstance(content, str) else ""
+
+
 def garbage(variant: str, answer: Answer) -> list[bytes]:
     """The events with which a stream of ``after`` good tokens goes wrong."""
     finish, done = answer.token(0, None, "stop"), event("[DONE]")
@@ -310,9 +247,13 @@ BEHAVIOURS: dict[str, type[QuickEngine]] = {
         StallingEngine,
         DyingEngine,
         CrashAtLoadEngine,
+        RefusingEngine,
+        FlappingEngine,
+        HeldEngine,
         ClosingEngine,
         LyingEngine,
         GarbageEngine,
+        ByteEngine,
     )
 }
 
@@ -329,6 +270,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--after", type=int, default=3, help="tokens until a stream goes wrong")
     parser.add_argument("--key-env", help="environment variable with the key that requests must carry")
     parser.add_argument("--variant", choices=GarbageEngine.variants, default="bad-sse", help="for GarbageEngine")
+    parser.add_argument("--while-there", default="", help="for FlappingEngine and HeldEngine: a file")
+    parser.add_argument("--good-every", type=int, default=1, help="for FlappingEngine: 1 for all requests")
     options = parser.parse_args(argv)
     if options.socket is None and options.port is None:
         parser.error("--socket or --port is needed")

@@ -17,6 +17,7 @@ from firstkit.accounting.spool import BAD_LINES, Spool
 from firstkit.errors import StoreUnavailable
 from firstkit.links.messages import Usage
 from firstkit.store.database import Database
+from firstkit.store.sql import stored_time
 from firstkit.store.tables import usage
 from usage_entries import AT, open_entry, usage_entry
 
@@ -91,7 +92,7 @@ async def test_malformed_lines_are_put_aside_and_block_nothing(spool: Spool, loa
 async def test_a_row_that_the_database_refuses_is_put_aside(
     spool: Spool, loader: Loader, db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger, "_values", lambda entry: {**_all(entry), "outcome": entry.request_id})
+    monkeypatch.setattr(ledger, "_values", lambda entry, dialect: _named(entry, dialect, entry.request_id))
     for name in ("complete", "splendid", "lost"):
         spool.ended(usage_entry(name))
     await loader.load_once()
@@ -100,12 +101,20 @@ async def test_a_row_that_the_database_refuses_is_put_aside(
     assert b"splendid" in (spool.folder / BAD_LINES).read_bytes()
 
 
-def _all(entry: Any) -> dict[str, Any]:
-    return {column.name: getattr(entry, column.name) for column in usage.columns}
+def _named(entry: Any, dialect: str, outcome: str) -> tuple[Any, ...]:
+    """The values of ``entry`` but for its outcome, in the order of the table."""
+    return tuple(
+        outcome if column.name == "outcome" else stored_time(entry.at, dialect) if column.name == "at"
+        else getattr(entry, column.name)
+        for column in usage.columns
+    )  # fmt: skip
 
 
 class _SilentDatabase:
     dialect = "sqlite"
+
+    def text_of(self, statement: Any) -> str:
+        return str(statement)
 
     @asynccontextmanager
     async def begin(self) -> Any:
@@ -190,7 +199,9 @@ async def test_a_recovery_that_dies_is_done_again(tmp_path: Path, db: Database) 
 
 async def test_a_crash_between_commit_and_removal(spool: Spool, loader: Loader, db: Database) -> None:
     async with db.begin() as conn:
-        await conn.execute(insert(usage).values(**_all(usage_entry("a"))))
+        await conn.execute(
+            insert(usage).values(**{column.name: getattr(usage_entry("a"), column.name) for column in usage.columns})
+        )
     spool.ended(usage_entry("a"))
     await loader.load_once()
     assert len(await _rows(db)) == 1

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,24 @@ def usage_chunk(prompt: Any = 7, completion: Any = 2) -> bytes:
 
 
 DONE = data("[DONE]")
+GOOD = chunk("a") + chunk(None, "stop") + DONE
+EVENTS = b"HTTP/1.1 200 OK\r\nx-y: z\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+JSON = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
+
+
+def framed(*pieces: bytes) -> bytes:
+    """Each piece as an HTTP chunk; an empty one ends the body."""
+    return b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces)
+
+
+def chunked(*pieces: bytes) -> bytes:
+    """A whole answer of events."""
+    return EVENTS + framed(*pieces, b"")
+
+
+def plain(body: bytes) -> bytes:
+    """A whole answer of JSON."""
+    return JSON + b"content-length: %d\r\n\r\n%s" % (len(body), body)
 
 
 class Collected:
@@ -54,6 +72,7 @@ class Collected:
         self.tail: Tail | None = None
         self.calls: list[str] = []
         self.sent_bytes = 0
+        self.keeps_body = True
         self.exchange: Exchange
         self.on_piece: Callable[[bytes], None] = lambda data: None
         self._ended = asyncio.Event()
@@ -64,7 +83,8 @@ class Collected:
 
     def on_data(self, data: bytes) -> None:
         self.calls.append("data")
-        self.body += data
+        if self.keeps_body:
+            self.body += data
         self.on_piece(data)
 
     def on_tail(self, tail: Tail) -> None:
@@ -147,7 +167,12 @@ class Fake:
 
 
 def send(
-    client: EngineClient, path: str = CHAT, stream: bool = True, idle_timeout_s: float = 30, **body: Any
+    client: EngineClient,
+    path: str = CHAT,
+    stream: bool = True,
+    idle_timeout_s: float = 30,
+    timeout_s: float = 60,
+    **body: Any,
 ) -> Collected:
     """Start a request with a prompt of two words; ``sent_bytes`` of the sink is the size of its body."""
     given = {"messages": [{"role": "user", "content": "two words"}], "prompt": "two words", "input": "two words"}
@@ -157,7 +182,7 @@ def send(
     sent = json.dumps({key: given[key], **body}).encode()
     sink = Collected()
     sink.sent_bytes = len(sent)
-    opened = Open("rep-1", "POST", path, len(sent), {}, stream, False, idle_timeout_s)
+    opened = Open("rep-1", "POST", path, len(sent), {}, stream, False, idle_timeout_s, timeout_s)
     sink.exchange = client.open(opened, sent, sink)
     assert sink.calls == [], "the sink hears nothing before open returns"
     return sink
@@ -185,14 +210,61 @@ class Script:
         await alone()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = await reader.readuntil(b"\r\n\r\n")
-        length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
-        self.requests.append(head + await reader.readexactly(length))
+        self.requests.append(await take(reader))
         writer.write(self._answers.pop(0))
         if self._hold:
             with contextlib.suppress(ConnectionError):
                 await reader.read()
         writer.close()
+
+
+async def take(reader: asyncio.StreamReader) -> bytes:
+    """The next request, head and body; raises IncompleteReadError when there is none."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
+    return head + await reader.readexactly(length)
+
+
+Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+class ByteServer:
+    """A server that does with each connection what ``talk`` says, with a client for it.
+
+    ``connections`` were made in all, ``alive`` are open, ``left`` were left by the client while the server talked or waited.
+    """
+
+    def __init__(self, folder: Path, talk: Talk, **target: Any) -> None:
+        self.path = folder / "engine.sock"
+        self.connections = 0
+        self.alive = 0
+        self.left = 0
+        self._talk = talk
+        self._server: asyncio.Server | None = None
+        self.client = EngineClient(Target(Address(str(self.path)), **target))
+
+    async def __aenter__(self) -> ByteServer:
+        self._server = await asyncio.start_unix_server(self._serve, self.path)
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        assert self.client.in_flight == 0
+        self.client.close()
+        assert self._server is not None
+        self._server.close()
+        await until(lambda: self.alive == 0, "the client to close its connections")
+        await alone()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        self.alive += 1
+        try:
+            await self._talk(reader, writer)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            self.left += 1
+        finally:
+            self.alive -= 1
+            writer.close()
 
 
 def free_port() -> int:

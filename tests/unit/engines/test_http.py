@@ -1,4 +1,4 @@
-"""The client against fakes that behave and fakes that do not, under both event loops."""
+"""The client against fakes that behave and fakes that do not, under both event loops, with both parsers."""
 
 import asyncio
 import contextlib
@@ -14,14 +14,9 @@ from firstkit.engines.engine import Address, Habits
 from firstkit.engines.http import EngineClient, Target
 from firstkit.links.messages import Head, Open, Outcome, Usage
 from firstkit.testing.fake_engine import GarbageEngine
-from unit.engines.support import CHAT, DONE, Collected, Fake, Script, alone, chunk, send, until
+from unit.engines.support import CHAT, EVENTS, GOOD, Collected, Fake, Script, alone, chunk, chunked, send, until
 
-HEAD = b"HTTP/1.1 200 OK\r\nx-y: z\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
-GOOD = chunk("a") + chunk(None, "stop") + DONE
-
-
-def chunked(*pieces: bytes) -> bytes:
-    return HEAD + b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in (*pieces, b""))
+pytestmark = pytest.mark.usefixtures("clients")
 
 
 async def test_streams_and_plain_answers(folder: Path) -> None:
@@ -279,7 +274,7 @@ async def test_a_large_body(folder: Path) -> None:
 
 RAW: list[tuple[str, bytes, Outcome, str | None]] = [
     ("good", chunked(GOOD), Outcome.COMPLETE, None),
-    ("without length, closed", HEAD.replace(b"transfer-encoding: chunked", b"x: y") + GOOD, Outcome.COMPLETE, None),
+    ("without length, closed", EVENTS.replace(b"transfer-encoding: chunked", b"x: y") + GOOD, Outcome.COMPLETE, None),
     ("closed before the last chunk", chunked(GOOD)[:-5], Outcome.COMPLETE, None),
     ("closed before [DONE]", chunked(chunk("a"), chunk(None, "stop"))[:-5], Outcome.FAILED, "broke off"),
     ("cut in a chunk", chunked(chunk("a"))[:-30], Outcome.FAILED, "broke off"),

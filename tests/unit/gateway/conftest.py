@@ -9,7 +9,7 @@ import pytest
 
 from firstkit.gateway.state import Gateway
 from firstkit.store.database import Database
-from unit.gateway.support import made
+from unit.gateway.support import Served, made, serving
 
 
 @pytest.fixture(scope="session")
@@ -29,3 +29,8 @@ async def gateway(folder: Path, empty_database: Path) -> AsyncIterator[Gateway]:
     shutil.copy(empty_database, folder / "first.db")
     async for gateway in made(folder):
         yield gateway
+
+
+@pytest.fixture
+async def served(folder: Path) -> Served:
+    return serving(folder)

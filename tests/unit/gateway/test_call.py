@@ -17,14 +17,28 @@ from firstkit.gateway.request import Account, RequestHead
 from firstkit.routing.table import Route
 
 IDENTITY = Identity("u", "user", "p", "prefix", frozenset({"inference"}))
+USUAL = Patience(2, 300)
 MESSAGES = b'[{"role": "user", "content": "hi"}]'
+
+
+class Owner:
+    """Counts how often a body was released."""
+
+    def __init__(self) -> None:
+        self.releases = 0
+
+    def release_body(self) -> None:
+        self.releases += 1
+
+    def over(self) -> None:
+        raise AssertionError("no call ends here")
 
 
 def call_of(raw: bytes, **changes: Any) -> Call:
     body = parse_body(raw)
     model, stream, wants_usage = check_body(body, CHAT)
     account = Account(IDENTITY, model, CHAT.endpoint, len(raw))
-    return Call(CHAT, model, body, stream, wants_usage, Patience(2, 60), account, 300.0)
+    return Call(CHAT, model, body, stream, wants_usage, Patience(2, 60), account, 300.0, 3600.0, Owner())
 
 
 def route(served_name: str = "m") -> Route:
@@ -158,9 +172,22 @@ def head(**headers: str) -> RequestHead:
 
 
 def test_patience_from_headers() -> None:
-    assert patience(head(), 2, 300) == Patience(2, 300, False)
-    asked = patience(head(x_first_hold="0", x_first_max_wait="12.5", x_first_on_cold="fail"), 2, 300)
+    assert patience(head(), USUAL) == USUAL
+    asked = patience(head(x_first_hold="0", x_first_max_wait="12.5", x_first_on_cold="fail"), USUAL)
     assert asked == Patience(0, 12.5, True)
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ({"x_first_hold": "60"}, Patience(60, 300, False)),
+        ({"x_first_max_wait": "3600"}, Patience(2, 3600, False)),
+        ({"x_first_on_cold": "fail"}, Patience(2, 300, True)),
+        ({"x_first_on_cold": "wait"}, Patience(2, 300, False)),
+    ],
+)
+def test_what_is_not_said_is_as_usual(said: dict[str, str], expected: Patience) -> None:
+    assert patience(head(**said), USUAL) == expected
 
 
 @pytest.mark.parametrize(
@@ -168,5 +195,21 @@ def test_patience_from_headers() -> None:
 )
 def test_patience_that_makes_no_sense(name: str, value: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        patience(head(**{f"x-first-{name}": value}), 2, 300)
+        patience(head(**{f"x-first-{name}": value}), USUAL)
     assert caught.value.param == f"x-first-{name}"
+
+
+def test_times_and_names_go_with_the_request() -> None:
+    call = call_of(b'{"model":"m","messages":%s}' % MESSAGES)
+    opening, sent = call.for_route(route())
+    assert (opening.idle_timeout_s, opening.timeout_s) == (300.0, 3600.0)
+    assert (opening.method, opening.path, opening.body_bytes) == ("POST", CHAT.path, len(sent))
+    assert opening.headers == {"x-request-id": call.account.request_id}, "and nothing else that a client sent"
+
+
+def test_a_body_that_nobody_will_be_sent_again_is_let_go() -> None:
+    call = call_of(b'{"model":"m","messages":%s}' % MESSAGES)
+    call.release_body()
+    assert call.body == {}
+    assert isinstance(call.owner, Owner)
+    assert call.owner.releases == 1

@@ -1,4 +1,4 @@
-"""The outermost layer: what is refused before any route, how bodies are counted, how errors look."""
+"""What is refused before any route, how bodies of ASGI routes are counted, how errors look."""
 
 from __future__ import annotations
 
@@ -10,12 +10,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.types import Message, Receive, Scope, Send
 
-from firstkit.errors import ApiError, HeadersTooLarge, ModelNotReady, Overloaded, TooLarge, Unauthenticated
+from firstkit.errors import (
+    ApiError,
+    HeadersTooLarge,
+    HttpVersionRefused,
+    InvalidRequest,
+    ModelNotReady,
+    Overloaded,
+    RateLimited,
+    TooLarge,
+    Unauthenticated,
+)
 from firstkit.gateway.guard import Guard, counting, error_head_and_body
-from firstkit.gateway.request import MAX_BODY_BYTES, MAX_HEADER_BYTES, MAX_HEADERS, RequestHead, guard
+from firstkit.gateway.request import (
+    MAX_BODY_BYTES,
+    MAX_HEADER_BYTES,
+    MAX_HEADERS,
+    SMALL_BODY_BYTES,
+    RequestHead,
+    guard,
+)
 from unit.gateway.support import HOST, ask
 
 TEN = (b"content-length", b"10")
+CHUNKED = (b"transfer-encoding", b"chunked")
 
 
 class App:
@@ -57,19 +75,45 @@ REFUSED = [
     ("identity, said aloud", (HOST, (b"content-encoding", b"identity")), 400, "content-encoding"),
     ("many headers", (HOST, *[(b"x", b"")] * MAX_HEADERS), 431, None),
     ("large headers", (HOST, (b"x", b"y" * MAX_HEADER_BYTES)), 431, None),
+    ("many small headers", (HOST, *[(b"%d" % i, b"y" * 400) for i in range(90)]), 431, None),
+    ("a coding of another name", (HOST, (b"transfer-encoding", b"gzip")), 400, "transfer-encoding"),
+    ("two codings", (HOST, (b"transfer-encoding", b"gzip, chunked")), 400, "transfer-encoding"),
+    ("chunks twice", (HOST, CHUNKED, CHUNKED), 400, "transfer-encoding"),
+    ("chunks and more", (HOST, (b"transfer-encoding", b"chunked;x=y")), 400, "transfer-encoding"),
+    ("another expectation", (HOST, (b"expect", b"200-ok")), 417, "expect"),
+    ("two expectations", (HOST, (b"expect", b"100-continue"), (b"expect", b"x")), 417, "expect"),
 ]
 
 
 @pytest.mark.parametrize(("headers", "status", "param"), [r[1:] for r in REFUSED], ids=[r[0] for r in REFUSED])
-async def test_the_guard_s_table(headers: tuple[tuple[bytes, bytes], ...], status: int, param: str | None) -> None:
+def test_the_table_of_heads(headers: tuple[tuple[bytes, bytes], ...], status: int, param: str | None) -> None:
     with pytest.raises(ApiError) as caught:
         guard(RequestHead("GET", "/health", list(headers)))
     assert (caught.value.status, caught.value.param) == (status, param)
-    app = App()
-    answer = await ask(Guard(app), "/health", headers=headers)
-    assert answer.status == status
-    assert answer.error["param"] == param
-    assert app.got is None, "nothing reaches the application"
+
+
+@pytest.mark.parametrize("version", ["0.9", "1.2", "2.0", ""])
+def test_other_versions_are_not_spoken(version: str) -> None:
+    with pytest.raises(HttpVersionRefused):
+        guard(RequestHead("GET", "/", [HOST], version))
+
+
+def test_chunks_are_not_for_old_clients() -> None:
+    guard(RequestHead("POST", "/", [HOST, CHUNKED]))
+    with pytest.raises(InvalidRequest, match=r"in HTTP/1\.1"):
+        guard(RequestHead("POST", "/", [HOST, CHUNKED], "1.0"))
+
+
+def test_how_much_a_body_may_be_is_the_route_s() -> None:
+    head = RequestHead("POST", "/", [HOST, (b"content-length", b"1000")])
+    guard(head, 1000)
+    with pytest.raises(TooLarge, match="larger than 999 bytes"):
+        guard(head, 999)
+
+
+@pytest.mark.parametrize("value", [b"100-continue", b"100-Continue"])
+def test_the_one_expectation(value: bytes) -> None:
+    guard(RequestHead("POST", "/", [HOST, (b"expect", value)]))
 
 
 @given(st.lists(st.tuples(st.sampled_from([b"host", b"x", b"content-length"]), st.binary(max_size=30)), max_size=6))
@@ -99,15 +143,14 @@ async def test_a_good_request_passes_untouched() -> None:
 
 
 async def test_a_body_is_counted_as_it_arrives() -> None:
-    megabyte = b"x" * 1024**2
-    whole = MAX_BODY_BYTES // len(megabyte)
-    assert (await ask(Guard(App()), "/x", "POST", [megabyte] * whole)).status == 200
-    pieces = [megabyte] * whole + [b"x"] * 10
+    piece = b"x" * 64 * 1024
+    whole = SMALL_BODY_BYTES // len(piece)
+    assert (await ask(Guard(App()), "/x", "POST", [piece] * whole)).status == 200
     app = App()
-    answer = await ask(Guard(app), "/x", "POST", pieces)
+    answer = await ask(Guard(app), "/x", "POST", [piece] * whole + [b"x"] * 10)
     assert (answer.status, answer.error["code"]) == (413, "request_too_large")
     assert app.got is not None
-    assert len(app.got) == MAX_BODY_BYTES
+    assert len(app.got) == SMALL_BODY_BYTES < MAX_BODY_BYTES
 
 
 async def test_the_piece_that_is_too_much_is_not_handed_over() -> None:
@@ -159,6 +202,13 @@ def test_the_head_of_an_error() -> None:
         b"content-length": str(len(body)).encode(),
     }
     assert json.loads(body) == Overloaded().body()
+
+
+def test_an_error_may_bring_headers_of_its_own() -> None:
+    error = RateLimited(retry_after_s=1, headers=((b"x-ratelimit-limit-requests", b"5"),))
+    headers, _ = error_head_and_body(error)
+    assert dict(headers)[b"x-ratelimit-limit-requests"] == b"5"
+    assert len(dict(headers)) == len(headers)
 
 
 def test_nobody_is_asked_back_in_zero_seconds() -> None:

@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import json
+import logging
 from typing import Any
 
 import pytest
 from starlette.types import ASGIApp
 
 from firstkit.gateway.app import build_app
-from firstkit.gateway.call import CHAT, Call
+from firstkit.gateway.call import APIS, CHAT, Call
 from firstkit.gateway.guard import Guard
+from firstkit.gateway.openai import NotHere
+from firstkit.gateway.relay import Relay
 from firstkit.gateway.state import Gateway
-from unit.gateway.support import HOST, IDENTITY, Answer, Calls, ask, route
-
-CHAT_PATH = "/v1/chat/completions"
-BODY = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+from unit.gateway.support import (
+    CHAT_BODY,
+    CHAT_PATH,
+    IDENTITY,
+    Answer,
+    Calls,
+    Keys,
+    Port,
+    Served,
+    ask,
+    request,
+    route,
+    talk,
+    talk_bytewise,
+)
+from unit.gateway.upstreams import until
 
 
 @pytest.fixture
@@ -23,14 +38,22 @@ def app(gateway: Gateway) -> ASGIApp:
     return Guard(build_app(gateway))
 
 
-async def post(app: ASGIApp, path: str, body: Any, *headers: tuple[bytes, bytes]) -> Answer:
-    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return await ask(app, path, "POST", raw, (HOST, *headers))
+@pytest.fixture
+def port(gateway: Gateway) -> Port:
+    """The public port of ``gateway``; what is asked of models is kept by ``Calls``."""
+    gateway.authenticator = Keys()  # type: ignore[assignment]
+    return Port(gateway)
 
 
-def taken(gateway: Gateway) -> list[Call]:
-    assert isinstance(gateway.relay, Calls)
-    return gateway.relay.taken
+async def post(port: Port, path: str, body: Any, *lines: str) -> Answer:
+    [answer] = await talk(port, request(*lines, path=path, body=body))
+    return answer
+
+
+def taken(port: Port) -> list[Call]:
+    relay: Relay = port.gateway.relay
+    assert isinstance(relay, Calls)
+    return relay.taken
 
 
 async def test_models_are_listed_with_what_first_knows(gateway: Gateway, app: ASGIApp) -> None:
@@ -71,17 +94,17 @@ async def test_a_model_is_found_by_each_of_its_names(app: ASGIApp, name: str, ca
     assert (await ask(app, f"/v1/models/{name}")).json["id"] == canonical
 
 
-async def test_an_unknown_model(app: ASGIApp) -> None:
-    for answer in (await ask(app, "/v1/models/nope"), await post(app, CHAT_PATH, {**BODY, "model": "nope"})):
+async def test_an_unknown_model(app: ASGIApp, port: Port) -> None:
+    for answer in (await ask(app, "/v1/models/nope"), await post(port, CHAT_PATH, {**CHAT_BODY, "model": "nope"})):
         assert (answer.status, answer.error["code"]) == (404, "model_not_found")
         assert answer.error["message"] == "The model 'nope' does not exist or you do not have access to it."
 
 
-async def test_a_call_is_what_was_asked(gateway: Gateway, app: ASGIApp) -> None:
-    body = {**BODY, "model": "alias", "stream": True, "stream_options": {"include_usage": True}, "seed": 1}
-    headers = [(b"x-first-hold", b"0"), (b"x-first-max-wait", b"9"), (b"x-first-on-cold", b"fail")]
-    assert (await post(app, CHAT_PATH, body, *headers)).status == 200
-    [call] = taken(gateway)
+async def test_a_call_is_what_was_asked(port: Port) -> None:
+    body = {**CHAT_BODY, "model": "alias", "stream": True, "stream_options": {"include_usage": True}, "seed": 1}
+    lines = ["x-first-hold: 0", "x-first-max-wait: 9", "x-first-on-cold: fail"]
+    assert (await post(port, CHAT_PATH, body, *lines)).status == 200
+    [call] = taken(port)
     assert (call.api, call.model, call.stream, call.wants_usage) == (CHAT, "m", True, True)
     patience = (call.patience.hold_s, call.patience.max_wait_s, call.patience.fails_when_cold)
     assert patience == (0.0, 9.0, True)
@@ -89,23 +112,35 @@ async def test_a_call_is_what_was_asked(gateway: Gateway, app: ASGIApp) -> None:
     assert (account.identity, account.model, account.endpoint) == (IDENTITY, "m", "chat/completions")
     assert account.prompt_bytes == len(json.dumps(body))
     assert bytes(call.body["seed"]) == b"1"
-    assert call.idle_timeout_s == gateway.config.server.idle_timeout
+    server = port.gateway.config.server
+    assert (call.idle_timeout_s, call.timeout_s) == (server.idle_timeout, server.total_timeout)
+
+
+async def test_the_answer_has_the_id_by_which_it_is_accounted(port: Port) -> None:
+    answer = await post(port, CHAT_PATH, CHAT_BODY)
+    assert answer.headers[b"x-request-id"].decode() == taken(port)[0].account.request_id
+
+
+async def test_who_says_nothing_waits_as_long_as_is_usual(port: Port) -> None:
+    await post(port, CHAT_PATH, CHAT_BODY)
+    [call] = taken(port)
+    server = port.gateway.config.server
+    assert (call.patience.hold_s, call.patience.max_wait_s) == (server.hold, server.max_wait)
+    assert not call.patience.fails_when_cold
 
 
 @pytest.mark.parametrize(
     ("path", "body", "served"),
     [
         ("/v1/embeddings", {"model": "m", "input": "x"}, "/v1/chat/completions, /v1/completions"),
-        (CHAT_PATH, {**BODY, "model": "org/embedder"}, "/v1/embeddings"),
+        (CHAT_PATH, {**CHAT_BODY, "model": "org/embedder"}, "/v1/embeddings"),
     ],
 )
-async def test_an_endpoint_that_the_model_does_not_serve(
-    gateway: Gateway, app: ASGIApp, path: str, body: Any, served: str
-) -> None:
-    answer = await post(app, path, body)
+async def test_an_endpoint_that_the_model_does_not_serve(port: Port, path: str, body: Any, served: str) -> None:
+    answer = await post(port, path, body)
     assert (answer.status, answer.error["code"], answer.error["param"]) == (400, "unsupported_endpoint", "model")
     assert answer.error["message"].endswith(f"it serves: {served}.")
-    assert taken(gateway) == []
+    assert taken(port) == []
 
 
 @pytest.mark.parametrize(
@@ -115,26 +150,115 @@ async def test_an_endpoint_that_the_model_does_not_serve(
         (b'{"model": "m",}', "invalid_json", None),
         (b"[]", "invalid_request", None),
         ({"messages": [{}]}, "invalid_request", "model"),
-        ({**BODY, "chat_template": "x"}, "unsupported_field", "chat_template"),
-        ({**BODY, "n": 0}, "invalid_request", "n"),
+        ({**CHAT_BODY, "chat_template": "x"}, "unsupported_field", "chat_template"),
+        ({**CHAT_BODY, "n": 0}, "invalid_request", "n"),
     ],
 )
-async def test_a_wrong_body_reaches_nobody(
-    gateway: Gateway, app: ASGIApp, body: Any, code: str, param: str | None
-) -> None:
-    answer = await post(app, CHAT_PATH, body)
+async def test_a_wrong_body_reaches_nobody(port: Port, body: Any, code: str, param: str | None) -> None:
+    answer = await post(port, CHAT_PATH, body)
     assert (answer.status, answer.error["code"], answer.error["param"]) == (400, code, param)
-    assert taken(gateway) == []
+    assert taken(port) == []
 
 
-async def test_a_wrong_header_names_itself(app: ASGIApp) -> None:
-    answer = await post(app, CHAT_PATH, BODY, (b"x-first-hold", b"soon"))
+async def test_a_wrong_header_names_itself(port: Port) -> None:
+    answer = await post(port, CHAT_PATH, CHAT_BODY, "x-first-hold: soon")
     assert (answer.status, answer.error["param"]) == (400, "x-first-hold")
-    answer = await post(app, CHAT_PATH, BODY, (b"x-first-hold", b"1"), (b"x-first-hold", b"2"))
+    answer = await post(port, CHAT_PATH, CHAT_BODY, "x-first-hold: 1", "x-first-hold: 2")
     assert (answer.status, answer.error["param"]) == (400, "x-first-hold")
 
 
-async def test_the_content_type_does_not_matter(gateway: Gateway, app: ASGIApp) -> None:
-    for kind in (b"text/plain", b"application/x-www-form-urlencoded", b"multipart/form-data; boundary=x"):
-        assert (await post(app, CHAT_PATH, BODY, (b"content-type", kind))).status == 200
-    assert len(taken(gateway)) == 3
+# -- the routes that are only there for the schema ---------------------------------------------------------------------
+
+STUBS = sorted(APIS)
+
+
+def targets(path: str) -> list[str]:
+    """Ways to write ``path`` that lead to it, or that a sloppy router would take for it."""
+    last = path.rpartition("/")[2]
+    return [
+        path,
+        f"{path}?x=y",
+        f"{path}?",
+        f"{path}?x=/../y%0a",
+        f"{path}#x",
+        path.replace("c", "%63").replace("e", "%65"),
+        path.replace("/v1", "/%76%31"),
+        path.replace(last, last.replace("s", "%73")),
+        f"http://localhost{path}",
+        f"https://other:1{path}?x=y",
+        f"HTTP://LOCALHOST{path}",
+        path.replace("/v1/", "/v1%2f"),
+        f"{path}/",
+        f"/{path}",
+        f"/.{path}",
+        f"/x/..{path}",
+        f"{path}%00",
+        f"{path}%20",
+        f"{path};x=y",
+        path.upper(),
+    ]
+
+
+TARGETS = [(path, target) for path in STUBS for target in targets(path)]
+
+
+async def never_a_stub(served: Served, data: bytes, caplog: pytest.LogCaptureFixture, bytewise: bool = False) -> Answer:
+    with caplog.at_level(logging.ERROR):
+        [answer] = await (talk_bytewise if bytewise else talk)(served.port, data)
+    assert answer.status < 500
+    assert caplog.records == []
+    return answer
+
+
+@pytest.mark.parametrize(("path", "target"), TARGETS)
+async def test_no_request_reaches_a_stub(
+    served: Served, caplog: pytest.LogCaptureFixture, path: str, target: str
+) -> None:
+    """What is written otherwise is the same request, or is not there."""
+    data = request(path=target, body=b"{")
+    answer = await never_a_stub(served, data, caplog)
+    again = await never_a_stub(served, data, caplog)  # now that it has been seen before
+    assert (answer.status, answer.body) == (again.status, again.body)
+    is_hot = answer.error["code"] == "invalid_json"
+    assert is_hot or answer.status in (400, 404)
+    if "%2f" not in target and target.count(path) == 1 and target.partition(path)[2][:1] in ("", "?"):
+        assert is_hot == (target.partition(path)[0] in ("", "http://localhost", "https://other:1", "HTTP://LOCALHOST"))
+
+
+@pytest.mark.parametrize("path", STUBS)
+async def test_nor_does_one_with_an_escaped_line_end(
+    served: Served, caplog: pytest.LogCaptureFixture, path: str
+) -> None:
+    assert (await never_a_stub(served, request(path=f"{path}%0a"), caplog)).status == 404
+
+
+@pytest.mark.parametrize("path", STUBS)
+async def test_nor_byte_by_byte(served: Served, caplog: pytest.LogCaptureFixture, path: str) -> None:
+    assert (await never_a_stub(served, request(path=path, body=b"{"), caplog, bytewise=True)).status == 400
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"])
+@pytest.mark.parametrize("path", STUBS)
+async def test_nor_with_another_method(
+    served: Served, caplog: pytest.LogCaptureFixture, path: str, method: str
+) -> None:
+    with caplog.at_level(logging.ERROR):
+        visit = served.connect()
+        visit.say(request("connection: close", "content-length: 0", path=path, method=method, body=None))
+        await until("the answer", lambda: visit.is_closed)
+    assert visit.transport.written.startswith(b"HTTP/1.1 405 ")
+    assert b"\r\nallow: POST\r\n" in visit.transport.written
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("path", STUBS)
+async def test_nor_by_the_admin_socket(gateway: Gateway, path: str) -> None:
+    """Its door has no hot routes, but whoever comes by it has no scope for these either."""
+    [answer] = await talk(Port(gateway, is_admin=True), request(path=path, key=None))
+    assert (answer.status, answer.error["code"]) == (403, "insufficient_scope")
+
+
+async def test_a_stub_that_was_reached_would_say_so(app: ASGIApp, caplog: pytest.LogCaptureFixture) -> None:
+    for path in STUBS:
+        assert (await ask(app, path, "POST")).status == 500
+    assert {type(record.exc_info[1]) for record in caplog.records if record.exc_info} == {NotHere}

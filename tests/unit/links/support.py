@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
 from firstkit.errors import CallFailed, FirstError
 from firstkit.links.frames import Decoder, Frame, FrameType, frame
-from firstkit.links.gateway_end import GatewayLink
+from firstkit.links.gateway_end import GatewayLink, listen_tunnel
 from firstkit.links.messages import (
     Call,
     Head,
@@ -209,8 +210,19 @@ class Ends:
         self.path.unlink(missing_ok=True)
         self.server = await asyncio.get_running_loop().create_unix_server(make, str(self.path))
 
-    def dial(self, **times: Any) -> PilotLink:
-        spec = PilotSpec(JOB, "local", LinkSpec("socket", str(self.path)), enrolment_token="token-1")
+    async def listen_tunnel(self, context: ssl.SSLContext, handshake_s: float = LIMIT_S, **times: float) -> str:
+        """Where the door is, for pilots that dial through TLS."""
+
+        def make() -> GatewayLink:
+            self.made.append(GatewayLink(self.owner, **times))
+            return self.made[-1]
+
+        self.server = await listen_tunnel(make, "127.0.0.1", 0, context, handshake_s)
+        return f"127.0.0.1:{self.server.sockets[0].getsockname()[1]}"
+
+    def dial(self, link: LinkSpec | None = None, **times: Any) -> PilotLink:
+        link = link or LinkSpec("socket", str(self.path))
+        spec = PilotSpec(JOB, "local", link, enrolment_token="token-1")
         pilot = PilotLink(spec, self.service, **{"redial_s": (0.01, 0.02), "refused_s": 0.05, **times})
         self._pilots.append((pilot, asyncio.get_running_loop().create_task(pilot.run())))
         return pilot
@@ -238,7 +250,7 @@ class Ends:
         self.server.close()
         for link in self.made:
             link.close()
-        await until(lambda: all(link.has_ended for link in self.made))
+        await until(lambda: all(link.has_ended or link._transport is None for link in self.made))
         self.server = None
 
     async def close(self) -> None:

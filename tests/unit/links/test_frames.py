@@ -7,8 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from firstkit.links.bodies import Bodies
 from firstkit.links.frames import (
+    ACKNOWLEDGED_BYTES,
     HEADER,
+    LIMIT_BYTES,
     MAX_PAYLOAD,
     Decoder,
     FrameError,
@@ -94,16 +97,103 @@ def test_what_does_not_fit_into_a_header_is_not_sent() -> None:
 
 
 @given(st.lists(frames, min_size=1, max_size=20))
-def test_outbox_joins_in_order_and_asks_for_one_flush(sent: list) -> None:
+def test_outbox_keeps_the_order_and_joins_what_is_small(sent: list) -> None:
     outbox = Outbox()
-    assert [outbox.put(*each) for each in sent] == [True] + [False] * (len(sent) - 1)
+    for each in sent:
+        outbox.put(*each)
     size = outbox.size_bytes
-    data = b"".join(outbox.take())
+    (data,) = outbox.take()
     assert len(data) == size
-    assert Decoder().feed(data) == sent
+    assert Decoder().feed(bytes(data)) == sent
     assert outbox.take() == []
     assert outbox.size_bytes == 0
-    assert outbox.put(*sent[0])
+
+
+def test_outbox_does_not_copy_what_is_large() -> None:
+    outbox, large = Outbox(), memoryview(bytes(MAX_PAYLOAD))
+    outbox.put(FrameType.BODY, 1, large)
+    for number in range(3):
+        outbox.put(FrameType.PAUSE, number)
+    outbox.put(FrameType.BODY, 2, large)
+    parts = outbox.take()
+    assert [len(part) for part in parts] == [8, MAX_PAYLOAD, 4 * 8, MAX_PAYLOAD]
+    assert parts[1] is parts[3] is large
+    assert [number for _, number, _ in Decoder().feed(b"".join(parts))] == [1, 0, 1, 2, 2]
+    with pytest.raises(FrameError, match="at most"):
+        outbox.put(FrameType.BODY, 1, bytes(MAX_PAYLOAD + 1))
+
+
+class Taker:
+    """A stream that is being answered."""
+
+    def __init__(self, log: list) -> None:
+        self.stage = Stage.ANSWERING
+        self.taken = 0
+        self.log = log
+
+    def on_data(self, data: bytes) -> None:
+        assert type(data) is bytes
+        self.log.append(data)
+
+    def on_window(self) -> None:
+        self.log.append(self.taken)
+        if self.taken > LIMIT_BYTES:
+            raise FrameError("too much")
+        self.taken = 0
+
+
+@given(st.lists(frames, max_size=20), st.lists(st.integers(0), max_size=40))
+def test_frames_are_handed_over_in_order_whoever_takes_them(sent: list, cuts: list[int]) -> None:
+    log: list = []
+    taker, late = Taker(log), Taker(log)
+    late.stage = Stage.FINISHED
+    decoder = Decoder()
+    for piece in pieces(b"".join(frame(*each) for each in sent), cuts):
+        decoder.deliver(piece, {sent[0][1]: taker, sent[-1][1] ^ 1: late}, lambda *each: log.append(each))
+    assert [each if isinstance(each, tuple) else (FrameType.DATA, sent[0][1], each) for each in log] == sent
+    direct = sum(len(each) for each in log if isinstance(each, bytes))
+    assert taker.taken == direct
+
+
+def test_a_stream_hears_when_it_has_taken_half_a_window() -> None:
+    log: list = []
+    taker, decoder = Taker(log), Decoder()
+    one = frame(FrameType.DATA, 1, bytes(ACKNOWLEDGED_BYTES // 2))
+    decoder.deliver(one * 3, {1: taker}, lambda *_: None)
+    assert [each if isinstance(each, int) else len(each) for each in log] == [131072, 131072, 262144, 131072]
+    taker.taken = LIMIT_BYTES
+    with pytest.raises(FrameError, match="too much"):
+        decoder.deliver(one, {1: taker}, lambda *_: None)
+
+
+@pytest.mark.parametrize("size", [7, 1000, 65_536, 256_000, MAX_PAYLOAD, 2**20])
+def test_large_bodies_are_decoded_from_pieces_of_any_size(size: int) -> None:
+    body = bytes(range(256)) * (MAX_PAYLOAD // 256) * (32 if size >= 1000 else 2)
+    data = b"".join(frame(FrameType.BODY, 1, body[at : at + MAX_PAYLOAD]) for at in range(0, len(body), MAX_PAYLOAD))
+    decoder = Decoder()
+    got = [each for at in range(0, len(data), size) for each in decoder.feed(data[at : at + size])]
+    assert b"".join(payload for _, _, payload in got) == body
+    assert decoder.kept_bytes == 0
+
+
+def test_bodies_take_turns_and_are_not_copied() -> None:
+    bodies, large = Bodies(), bytes(3 * MAX_PAYLOAD + 1)
+    bodies.put(1, large)
+    bodies.put(2, large)
+    bodies.put(3, b"small")
+    bodies.put(4, b"")
+    first = list(bodies.take(MAX_PAYLOAD + 1))
+    assert [(number, len(piece)) for number, piece in first] == [(1, MAX_PAYLOAD), (2, 1)]
+    assert all(piece.obj is large for _, piece in first)
+    assert list(bodies.take(5)) == [(3, b"small")]
+    bodies.drop(1)
+    bodies.drop(7)
+    assert [(number, len(piece)) for number, piece in bodies.take(2**30)] == [
+        (2, MAX_PAYLOAD),
+        (2, MAX_PAYLOAD),
+        (2, MAX_PAYLOAD),
+    ]
+    assert list(bodies.take(2**30)) == []
 
 
 def test_numbers_wrap_around_and_skip_those_in_use() -> None:

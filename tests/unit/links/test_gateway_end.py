@@ -8,7 +8,7 @@ import math
 import pytest
 
 from firstkit.errors import CallFailed, LinkLost
-from firstkit.links.frames import HEADER, MAX_PAYLOAD, FrameType, frame
+from firstkit.links.frames import ACKNOWLEDGED_BYTES, HEADER, LIMIT_BYTES, MAX_PAYLOAD, TAKEN, FrameType, frame
 from firstkit.links.messages import (
     PROTOCOL,
     Call,
@@ -139,6 +139,60 @@ async def test_pauses_are_told_once(ends: Ends) -> None:
     await until(lambda: peer.got(FrameType.RESET))
     sent = [FrameType.OPEN, FrameType.PAUSE, FrameType.RESUME, FrameType.RESET]
     assert [kind for kind, number, _ in peer.frames if number == 1] == sent
+
+
+async def test_what_was_taken_is_acknowledged_by_halves_of_the_window(ends: Ends) -> None:
+    await ends.listen()
+    peer = await ends.admitted_peer()
+    sink = RememberingSink()
+    exchange = ends.made[0].open(request(), b"", sink)
+    peer.send(FrameType.HEAD, 1, Head(200))
+    peer.send(FrameType.DATA, 1, bytes(ACKNOWLEDGED_BYTES - 1))
+    peer.send(FrameType.DATA, 1, bytes(200))
+    await until(lambda: peer.got(FrameType.RESUME))
+    assert peer.got(FrameType.RESUME) == [TAKEN.pack(ACKNOWLEDGED_BYTES + 199)]
+    exchange.pause()
+    for _ in range(3):
+        peer.send(FrameType.DATA, 1, bytes(ACKNOWLEDGED_BYTES))
+    await until(lambda: len(sink.body) == 4 * ACKNOWLEDGED_BYTES + 199)
+    assert len(peer.got(FrameType.RESUME)) == 1
+    exchange.resume()
+    await until(lambda: len(peer.got(FrameType.RESUME)) == 2)
+    assert peer.got(FrameType.RESUME)[1] == TAKEN.pack(3 * ACKNOWLEDGED_BYTES)
+    assert 3 * ACKNOWLEDGED_BYTES == LIMIT_BYTES
+
+
+async def test_a_pilot_that_does_not_wait_for_acknowledgements_is_refused(ends: Ends) -> None:
+    await ends.listen()
+    peer = await ends.admitted_peer()
+    slow, other = RememberingSink(), RememberingSink()
+    ends.made[0].open(request(), b"", slow).pause()
+    ends.made[0].open(request(), b"", other)
+    peer.send(FrameType.HEAD, 1, Head(200))
+    for _ in range(3):
+        peer.send(FrameType.DATA, 1, bytes(MAX_PAYLOAD))
+    await until(lambda: len(slow.body) == LIMIT_BYTES)
+    assert ends.made[0].is_up
+    peer.send(FrameType.DATA, 1, b"x")
+    await refused(peer, "protocol", "without an acknowledgement")
+    assert (await slow.tail()).outcome is Outcome.LOST
+    assert (await other.tail()).outcome is Outcome.LOST
+
+
+async def test_nothing_is_acknowledged_after_a_reset(ends: Ends) -> None:
+    await ends.listen()
+    peer = await ends.admitted_peer()
+    sink = RememberingSink()
+    exchange = ends.made[0].open(request(), b"", sink)
+    peer.send(FrameType.HEAD, 1, Head(200))
+    await until(lambda: sink.head)
+    exchange.cancel()
+    exchange.resume()
+    peer.send(FrameType.DATA, 1, bytes(MAX_PAYLOAD))
+    peer.send(FrameType.DATA, 1, bytes(MAX_PAYLOAD))
+    peer.send(FrameType.TAIL, 1, Tail(Outcome.CANCELLED))
+    assert await sink.tail() == Tail(Outcome.CANCELLED)
+    assert peer.got(FrameType.RESUME) == []
 
 
 @pytest.mark.parametrize(

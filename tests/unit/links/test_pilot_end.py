@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from firstkit.errors import CallFailed, LinkLost
-from firstkit.links.frames import MAX_PAYLOAD, FrameType, frame
+from firstkit.links.frames import LIMIT_BYTES, MAX_PAYLOAD, TAKEN, WINDOW_BYTES, FrameType, frame
 from firstkit.links.messages import (
     PROTOCOL,
     Call,
@@ -228,6 +228,33 @@ async def test_a_body_of_32_mib_there_and_back(ends: Ends) -> None:
     assert (await small.tail()).outcome is Outcome.COMPLETE
 
 
+async def test_a_slow_client_holds_its_own_stream_only_and_loses_nothing(ends: Ends) -> None:
+    """The whole way: a client that does not read, an engine that would never stop, and others beside it."""
+    link = await ends.link()
+    slow, quick = RememberingSink(), RememberingSink()
+    handle = link.open(request(), b"", slow)
+    link.open(request(), b"", quick)
+    exchange, other = await ends.service.exchange(0), await ends.service.exchange(1)
+    for each in (exchange, other):
+        each.sink.on_head(Head(200))
+    handle.pause()
+    sent = 0
+    while exchange.news[-1:] != ["pause"] or sent < WINDOW_BYTES:
+        exchange.sink.on_data(b"%07d " % (sent // 8) * 512)
+        sent += 4096
+        await asyncio.sleep(0)
+    for _ in range(100):
+        other.sink.on_data(bytes(50_000))
+        await asyncio.sleep(0)
+    await until(lambda: len(quick.body) == 5_000_000 and len(slow.body) == sent)
+    assert other.news == []
+    assert sent == WINDOW_BYTES
+    handle.resume()
+    await until(lambda: exchange.news[-1:] == ["resume"])
+    exchange.sink.on_tail(DONE)
+    assert await slow.tail() == DONE
+
+
 async def test_many_streams_side_by_side(ends: Ends) -> None:
     link = await ends.link()
     sinks = [RememberingSink() for _ in range(200)]
@@ -250,22 +277,43 @@ async def test_many_streams_side_by_side(ends: Ends) -> None:
 async def test_a_gateway_that_does_not_read_pauses_all_exchanges(ends: Ends) -> None:
     gateway = await gateway_peer(ends)
     gateway.send(FrameType.HELLO, 0, Hello(PROTOCOL, "1.0"))
+    for number in range(1, 9):
+        gateway.send(FrameType.OPEN, number, request())
+    exchanges = [await ends.service.exchange(n) for n in range(8)]
+    idle, held = exchanges[0], exchanges[1]
+    gateway.send(FrameType.PAUSE, 2)
+    await until(lambda: held.news == ["pause"])
+    gateway.transport.pause_reading()
+    for exchange in exchanges[2:]:
+        exchange.sink.on_head(Head(200))
+        exchange.sink.on_data(bytes(LIMIT_BYTES))
+    await until(lambda: idle.news == ["pause"], "the pause")
+    gateway.send(FrameType.OPEN, 9, request())
+    late = await ends.service.exchange(8)
+    await until(lambda: late.news == ["pause"])
+    gateway.transport.resume_reading()
+    await until(lambda: idle.news == ["pause", "resume"], "the resume")
+    await until(lambda: late.news == ["pause", "resume"])
+    assert all(exchange.news == ["pause"] for exchange in exchanges[1:])
+
+
+async def test_an_answer_that_nobody_acknowledges_is_held(ends: Ends) -> None:
+    gateway = await gateway_peer(ends)
+    gateway.send(FrameType.HELLO, 0, Hello(PROTOCOL, "1.0"))
     for number in (1, 2):
         gateway.send(FrameType.OPEN, number, request())
     exchange, other = await ends.service.exchange(0), await ends.service.exchange(1)
-    gateway.send(FrameType.PAUSE, 2)
-    await until(lambda: other.news == ["pause"])
-    gateway.transport.pause_reading()
     exchange.sink.on_head(Head(200))
-    exchange.sink.on_data(bytes(4 * 1024 * 1024))
-    await until(lambda: exchange.news == ["pause"], "the pause")
-    gateway.send(FrameType.OPEN, 3, request())
-    late = await ends.service.exchange(2)
-    await until(lambda: late.news == ["pause"])
-    gateway.transport.resume_reading()
-    await until(lambda: exchange.news == ["pause", "resume"], "the resume")
-    await until(lambda: late.news == ["pause", "resume"])
-    assert other.news == ["pause"]
+    exchange.sink.on_data(bytes(WINDOW_BYTES))
+    assert exchange.news == ["pause"]
+    exchange.sink.on_data(bytes(2 * MAX_PAYLOAD))
+    await until(lambda: sum(map(len, gateway.got(FrameType.DATA))) == LIMIT_BYTES)
+    gateway.send(FrameType.RESUME, 1, TAKEN.pack(MAX_PAYLOAD))
+    await until(lambda: sum(map(len, gateway.got(FrameType.DATA))) == WINDOW_BYTES + 2 * MAX_PAYLOAD)
+    assert exchange.news == ["pause"]
+    gateway.send(FrameType.RESUME, 1, TAKEN.pack(MAX_PAYLOAD + 1))
+    await until(lambda: exchange.news == ["pause", "resume"])
+    assert other.news == []
 
 
 async def test_redials_after_the_gateway_was_away(ends: Ends) -> None:
@@ -279,6 +327,19 @@ async def test_redials_after_the_gateway_was_away(ends: Ends) -> None:
     await ends.listen()
     await until(lambda: len(ends.owner.up) == 2)
     assert len(ends.owner.reports) == 2
+
+
+async def test_a_gateway_that_greets_before_the_dial_is_over_gets_its_report(ends: Ends) -> None:
+    class Hasty(Peer):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            super().connection_made(transport)
+            self.send(FrameType.HELLO, 0, Hello(PROTOCOL, "1.0"))
+
+    peer = Hasty()
+    ends._peers.append(peer)
+    ends.server = await asyncio.get_running_loop().create_unix_server(lambda: peer, str(ends.path))
+    ends.dial()
+    await until(lambda: peer.got(FrameType.CALL), "the report")
 
 
 async def test_a_silent_gateway_is_given_up(ends: Ends) -> None:
@@ -326,6 +387,8 @@ async def test_a_gateway_that_does_not_greet_is_left(ends: Ends, data: bytes) ->
         frame(FrameType.OPEN, 1, encode(request())),
         frame(FrameType.OPEN, 2, encode(Open("rep-1", "POST", "/", -1))),
         frame(FrameType.DATA, 1, b"x"),
+        frame(FrameType.RESUME, 1),
+        frame(FrameType.RESUME, 1, TAKEN.pack(1)),
         frame(FrameType.CALL, 0, encode(Call("status"))),
         frame(FrameType.CALL, 1, b"[]"),
         frame(FrameType.RESET, 0, encode(Refusal("refused", "enough"))),

@@ -8,6 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from firstkit.routing.breaker import FAILURES, Circuit
 from firstkit.routing.table import Pool, Route, RoutingTable
 from firstkit.states import ReplicaState
 
@@ -58,12 +59,20 @@ class Table(RuleBasedStateMachine):
         avoid = data.draw(st.none() | st.sampled_from(ours)) if ours else None
         has_room = [each for each in ours if each.load < 1.0 and each is not avoid]
         loads = {each.replica_id: each.load for each in has_room}
+        assert avoid is None or self.table.pools[model].others_have_room(avoid) == bool(has_room)
         taken = self.table.pools[model].take(avoid)
         assert (taken is None) == (not has_room)
         if taken is not None:
             assert taken in has_room
             assert loads[taken.replica_id] == min(loads.values())
             self.under_way.append(taken)
+
+    @precondition(lambda self: self.present)
+    @rule(data=st.data(), circuit=st.sampled_from(Circuit))
+    def judge(self, data: st.DataObject, circuit: Circuit) -> None:
+        judged = data.draw(st.sampled_from(self.present))
+        judged.breaker.circuit = circuit
+        self.table.pools[judged.model].reconsider(judged)
 
     @precondition(lambda self: self.under_way)
     @rule(data=st.data())
@@ -77,8 +86,8 @@ class Table(RuleBasedStateMachine):
         for each in self.present:
             assert each.in_flight == self.under_way.count(each) <= each.max_in_flight
         for model in MODELS:
-            expected = sum(each.model == model for each in self.under_way if each in self.present)
-            assert self.table.pools[model].in_flight == expected
+            expected = sum(each.model == model for each in self.under_way)
+            assert self.table.pools[model].in_flight == expected, "those at replicas that went are under way still"
 
     @invariant()
     def loads_are_in_step(self) -> None:
@@ -87,6 +96,8 @@ class Table(RuleBasedStateMachine):
             assert pool.loads == [each.load for each in pool.routes]
             assert [each.slot for each in pool.routes] == list(range(len(pool.routes)))
             assert pool.ready == [each for each in pool.routes if each.state is ReplicaState.READY]
+            circuits = {each.breaker.circuit for each in pool.ready}
+            assert pool.is_failing == (circuits == {Circuit.OPEN})
         assert {each.replica_id for each in self.table.routes()} == {each.replica_id for each in self.present}
 
 
@@ -129,6 +140,46 @@ def test_the_one_that_failed_is_not_taken_even_if_there_is_no_other() -> None:
     table.add(failed)
     assert table.pools["a"].take(avoid=failed) is None
     assert table.pools["a"].loads == [0.0], "and nothing is remembered against it"
+
+
+def test_a_replica_whose_circuit_is_open_has_no_load() -> None:
+    failing = route()
+    for _ in range(FAILURES):
+        assert failing.load == 0.0
+        failing.breaker.failed()
+    assert failing.load == inf
+    failing.breaker.try_again()
+    assert failing.load == 0.0
+    failing.breaker.passed()
+    assert failing.load == inf
+
+
+def test_one_request_at_a_time_tries_a_replica_that_failed() -> None:
+    table = RoutingTable({"a": "a"})
+    failing, other = route("rep-1", most=9), route("rep-2", most=1)
+    table.add(failing)
+    table.add(other)
+    pool = table.pools["a"]
+    for _ in range(FAILURES):
+        failing.breaker.failed()
+    pool.reconsider(failing)
+    assert (pool.take(), pool.take()) == (other, None)
+    assert not pool.is_failing
+    failing.breaker.try_again()
+    pool.reconsider(failing)
+    assert (pool.take(), pool.take()) == (failing, None)
+    failing.breaker.succeeded()
+    pool.give_back(failing)
+    assert [pool.take() for _ in range(3)] == [failing] * 3
+
+
+def test_a_model_without_replicas_is_cold_and_does_not_fail() -> None:
+    table = RoutingTable({"a": "a"})
+    assert not table.pools["a"].is_failing
+    starting = route(state=ReplicaState.STARTING)
+    starting.breaker.circuit = Circuit.OPEN
+    table.add(starting)
+    assert not table.pools["a"].is_failing
 
 
 def test_names_lead_to_pools() -> None:

@@ -1,0 +1,198 @@
+"""What frames cost at both ends of a link: CPU time per frame and per message, the best of several rounds.
+
+python bench/frames.py              # prints a table; needs make install
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any, cast
+
+import uvloop
+
+from figures import report
+from firstkit.links.frames import MAX_PAYLOAD, TAKEN, Decoder, FrameType, frame
+from firstkit.links.gateway_end import GatewayLink
+from firstkit.links.messages import PROTOCOL, Head, Hello, LinkSpec, Open, Outcome, PilotSpec, Tail, Usage
+from firstkit.links.pilot_end import PilotLink, _PilotConnection
+from firstkit.wire import decode, encode
+
+ROUNDS = 25
+STREAMS = 50
+TOKEN = b"data: " + bytes(200 - 8) + b"\n\n"
+BODY = bytes(32 * 1024 * 1024)
+READ_BYTES = 256_000
+REQUEST = Open(
+    "rep-0123456789abcdef",
+    "POST",
+    "/v1/chat/completions",
+    0,
+    {"content-type": "application/json", "x-request-id": "req-0123456789abcdef"},
+    stream=True,
+    hide_usage=True,
+)
+TAIL = Tail(Outcome.COMPLETE, Usage(123, 456), None, 0.1234567, 0.02345678, 4.56789)
+HEAD, TAIL_BYTES = encode(Head(200)), encode(TAIL)
+
+
+def cpu_us(work: Callable[[], object], times: int, per: int = 1) -> float:
+    """CPU microseconds of one of the ``per`` things that ``work()`` does, the best of ROUNDS."""
+    best = float("inf")
+    for _ in range(ROUNDS):
+        started = time.process_time()
+        for _ in range(times):
+            work()
+        best = min(best, (time.process_time() - started) / times / per)
+    return best * 1e6
+
+
+class Wire:
+    """A transport that takes everything and keeps nothing."""
+
+    def write(self, data: bytes) -> None: ...
+
+    def writelines(self, parts: Any) -> None:
+        for _ in parts:
+            pass
+
+    def close(self) -> None: ...
+
+    abort = close
+
+    def set_write_buffer_limits(self, high: int) -> None: ...
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+
+class Owner:
+    async def admit(self, hello: Hello) -> None: ...
+
+    def on_report(self, *_: object) -> None: ...
+
+    def on_lost(self, *_: object) -> None: ...
+
+
+class Ends:
+    """Both sink and exchange and service: all that a link talks to."""
+
+    def __init__(self) -> None:
+        self.sinks: list[Any] = []
+
+    def open(self, request: Open, body: bytes, sink: Any) -> Ends:
+        self.sinks.append(sink)
+        return self
+
+    def report(self) -> None: ...
+
+    def pause(self) -> None: ...
+
+    resume = cancel = pause
+
+    def on_head(self, head: Head) -> None: ...
+
+    def on_data(self, data: bytes) -> None: ...
+
+    def on_tail(self, tail: Tail) -> None: ...
+
+
+async def gateway() -> GatewayLink:
+    """The gateway's end, admitted, with STREAMS requests that are being answered."""
+    link, ends = GatewayLink(cast(Any, Owner())), Ends()
+    link.connection_made(cast(Any, Wire()))
+    link.data_received(frame(FrameType.HELLO, 0, encode(Hello(PROTOCOL, "1", "job-1"))))
+    while not link.is_up:
+        await asyncio.sleep(0)
+    for number in range(1, STREAMS + 1):
+        link.open(REQUEST, b"", ends)
+        link.data_received(frame(FrameType.HEAD, number, encode(Head(200))))
+    return link
+
+
+async def pilot() -> tuple[_PilotConnection, list[Any]]:
+    """The pilot's end, and the sinks of STREAMS requests there."""
+    ends = Ends()
+    link = PilotLink(PilotSpec("job-1", "here", LinkSpec(path="-"), "token"), cast(Any, ends))
+    connection = _PilotConnection(link, 5.0, 15.0, ended=asyncio.get_running_loop().create_future())
+    connection.connection_made(cast(Any, Wire()))
+    connection.data_received(frame(FrameType.HELLO, 0, encode(Hello(PROTOCOL, "1"))))
+    for number in range(1, STREAMS + 1):
+        connection.data_received(frame(FrameType.OPEN, number, encode(REQUEST)))
+        ends.sinks[-1].on_head(Head(200))
+    return connection, ends.sinks
+
+
+async def receiving() -> None:
+    link = await gateway()
+    data = b"".join(frame(FrameType.DATA, number, TOKEN) for number in range(1, STREAMS + 1))
+    one = frame(FrameType.DATA, 1, TOKEN)
+    report("gateway: a frame in, 50 a read", cpu_us(lambda: link.data_received(data), 200, STREAMS), "us", 1.0)
+    report("gateway: a frame in, 1 a read", cpu_us(lambda: link.data_received(one), 5000), "us", 2.0)
+    link.hang_up()
+
+
+async def sending() -> None:
+    connection, sinks = await pilot()
+    writes = 100
+    taken = TAKEN.pack(writes * len(TOKEN))
+    resumes = b"".join(frame(FrameType.RESUME, number, taken) for number in range(1, STREAMS + 1))
+
+    def send() -> None:
+        for _ in range(writes):
+            for sink in sinks:
+                sink.on_data(TOKEN)
+            connection._flush()
+        connection.data_received(resumes)
+
+    report("pilot: a frame out, 50 a write", cpu_us(send, 2, writes * STREAMS), "us", 1.5)
+    connection.hang_up()
+
+
+async def requests() -> None:
+    link, ends, body = await gateway(), Ends(), bytes(2000)
+    request = dataclasses.replace(REQUEST, body_bytes=len(body))
+    number = STREAMS
+
+    def ask() -> None:
+        nonlocal number
+        number += 1
+        link.open(request, body, ends)
+        link.data_received(frame(FrameType.HEAD, number, HEAD) + frame(FrameType.TAIL, number, TAIL_BYTES))
+
+    report("gateway: a request, without its data", cpu_us(ask, 500), "us", 30)
+    link.hang_up()
+
+
+def messages() -> None:
+    opening = encode(REQUEST)
+    report("gateway: Open to bytes", cpu_us(lambda: encode(REQUEST), 2000), "us", 10)
+    report("gateway: Head from bytes", cpu_us(lambda: decode(Head, HEAD), 2000), "us", 5)
+    report("gateway: Tail from bytes", cpu_us(lambda: decode(Tail, TAIL_BYTES), 2000), "us", 12)
+    report("pilot: Open from bytes", cpu_us(lambda: decode(Open, opening), 2000), "us", 12)
+    report("pilot: Tail to bytes", cpu_us(lambda: encode(TAIL), 2000), "us", 12)
+
+
+def bodies() -> None:
+    frames = b"".join(frame(FrameType.BODY, 1, BODY[at : at + MAX_PAYLOAD]) for at in range(0, len(BODY), MAX_PAYLOAD))
+    reads = [frames[at : at + READ_BYTES] for at in range(0, len(frames), READ_BYTES)]
+
+    def read() -> list[object]:
+        decoder = Decoder()
+        return [payload for data in reads for payload in decoder.feed(data)]
+
+    report("pilot: a MiB of a large body in", cpu_us(read, 1, len(BODY) >> 20), "us", 2000)
+
+
+async def main() -> None:
+    await receiving()
+    await sending()
+    await requests()
+    messages()
+    bodies()
+
+
+if __name__ == "__main__":
+    uvloop.run(main())

@@ -1,0 +1,264 @@
+"""Hot routes: requests to models, from the end of their head to the end of their answer, on the raw connection.
+
+Every step before the relay is a function of ``request.py`` or ``call.py``; this is the order of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Protocol, cast
+
+from firstkit.accounting.limits import KeyLimits, rate_lines
+from firstkit.auth.authenticator import Identity
+from firstkit.auth.permissions import Scope
+from firstkit.errors import ApiError
+from firstkit.gateway.call import APIS, Api, Call, Patience, check_body, parse_body
+from firstkit.gateway.callers import Caller
+from firstkit.gateway.client import Client
+from firstkit.gateway.request import (
+    Account,
+    BodyMemory,
+    RequestHead,
+    identify,
+    limit,
+    permit,
+)
+from firstkit.ids import new_request_id
+
+if TYPE_CHECKING:
+    from firstkit.gateway.state import Gateway
+
+logger = logging.getLogger("firstkit.gateway")
+STRANGERS_BYTES = 64 * 1024
+"""So much of a body is read before it is known who sends it."""
+
+
+class Connection(Protocol):
+    """What a hot request needs of the connection that it came by."""
+
+    transport: asyncio.Transport
+    tasks: set[asyncio.Task[None]]
+
+    def common_headers(self) -> bytes:
+        """As of ``client.Wire``."""
+
+    def answered(self, request: HotRequest) -> None:
+        """The last byte of the answer to ``request`` is written; the connection may be closed or go on."""
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+
+class HotRoutes:
+    """The hot routes of one gateway."""
+
+    def __init__(self, gateway: Gateway, limits: KeyLimits) -> None:
+        self.gateway = gateway
+        self.limits = limits
+        self.memory = BodyMemory()
+        server = gateway.config.server
+        self.patience = Patience(server.hold, server.max_wait)
+
+    def api(self, method: str, path: str) -> Api | None:
+        """The inference path that a request is for; None: it is not hot."""
+        return APIS.get(path) if method == "POST" else None
+
+    def accept(self, request: HotRequest, identity: Identity, body: bytes) -> Call:
+        """The call that a body asks for; raises InvalidRequest, ModelNotFound."""
+        gateway, api = self.gateway, request.caller.api
+        fields = parse_body(body)
+        name, stream, wants_usage = check_body(fields, api)
+        model = gateway.canonical(name)
+        gateway.check_capability(model, api)
+        server = gateway.config.server
+        return Call(
+            api=api,
+            model=model,
+            body=fields,
+            stream=stream,
+            wants_usage=wants_usage,
+            patience=request.caller.patience,
+            account=Account(identity, model, api.endpoint, len(body), request.client.request_id),
+            idle_timeout_s=server.idle_timeout,
+            timeout_s=server.total_timeout,
+            owner=request,
+        )
+
+
+class HotRequest:
+    """One request to a model: the Wire of its Client and the Owner of its Call.
+
+    The connection calls ``start`` when it is its turn, ``receive`` and ``received`` as the body comes, ``break_off`` or
+    ``hang_up`` when it will not come or nobody listens any more.
+    """
+
+    __slots__ = (
+        "_body_bytes", "_body_news", "_connection", "_head", "_is_known", "_key", "_may_go_on", "_parts", "_refusal",
+        "_routes", "caller", "client", "common_headers", "is_received", "is_started", "knows_chunks", "transport",
+    )  # fmt: skip
+
+    def __init__(
+        self, routes: HotRoutes, connection: Connection, caller: Caller, head: RequestHead | None = None
+    ) -> None:
+        """``head``: None where the caller was recognised, and so is known."""
+        self.caller = caller
+        self.transport = connection.transport
+        self.common_headers = connection.common_headers
+        self.knows_chunks = caller.knows_chunks
+        self.is_started = False
+        self.is_received = False
+        self._routes = routes
+        self._connection = connection
+        self._head = head
+        self._may_go_on = caller.keeps_alive
+        self._is_known = False
+        self._key: str | None = None
+        self._parts: list[bytes] = []
+        self._body_bytes = 0
+        self._refusal: ApiError | None = None
+        self._body_news: asyncio.Future[None] | None = None
+        self.client = Client(self, new_request_id())
+
+    # -- a Wire, and an Owner ----------------------------------------------------------------------------------
+
+    @property
+    def keeps_alive(self) -> bool:
+        """Not with a body that is still coming: its rest is no request."""
+        return self._may_go_on and self.is_received
+
+    @keeps_alive.setter
+    def keeps_alive(self, value: bool) -> None:
+        self._may_go_on = value
+
+    def answered(self) -> None:
+        self._connection.answered(self)
+
+    def release_body(self) -> None:
+        self._parts.clear()
+        self._routes.memory.give_back(self._body_bytes)
+        self._body_bytes = 0
+
+    def over(self) -> None:
+        self.release_body()
+        if self._key is not None:
+            self._routes.limits.leave(self._key)
+            self._key = None
+
+    # -- the body comes ----------------------------------------------------------------------------------------
+
+    def receive(self, data: bytes) -> None:
+        """A piece of the body."""
+        if self._refusal is not None or self.client.is_over:
+            return
+        try:
+            self._routes.memory.take(self._body_bytes, len(data))
+        except ApiError as error:
+            self.break_off(error)
+            return
+        self._body_bytes += len(data)
+        self._parts.append(data)
+        if not self._is_known and self._body_bytes > STRANGERS_BYTES:
+            self._connection.pause_reading()
+
+    def received(self) -> None:
+        """The body is whole."""
+        self.is_received = True
+        self._tell()
+
+    def break_off(self, error: ApiError) -> None:
+        """The body will never be whole."""
+        self._refusal = error
+        self._tell()
+
+    def hang_up(self) -> None:
+        """The connection is gone."""
+        self.client.hang_up()
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._body_news is not None and not self._body_news.done():
+            self._body_news.set_result(None)
+
+    # -- the order of things -----------------------------------------------------------------------------------
+
+    def answer_at_once(self, identity: Identity, body: bytes) -> None:
+        """For a caller that was recognised, with the whole body."""
+        self.is_started = self.is_received = True
+        try:
+            self._routes.memory.take(0, len(body))
+            self._body_bytes = len(body)
+            self._parts.append(body)
+            self._admit(identity)
+            self._relay(identity)
+        except Exception as reason:  # noqa: BLE001 - told and logged by ``_fail``
+            self._fail(reason)
+
+    def start(self) -> None:
+        """Answer. With the whole body here and a key that is known there is nothing to wait for, and no task."""
+        self.is_started = True
+        try:
+            identity = self._routes.gateway.authenticator.known(self.caller.key_digest) if self.is_received else None
+            if identity is not None:
+                self._admit(identity)
+                self._relay(identity)
+                return
+        except Exception as reason:  # noqa: BLE001 - told and logged by ``_fail``
+            self._fail(reason)
+            return
+        task = asyncio.get_running_loop().create_task(self._wait())
+        self._connection.tasks.add(task)
+        task.add_done_callback(self._connection.tasks.discard)
+
+    async def _wait(self) -> None:
+        """The same with all that has to be waited for: who it is, and then what they want."""
+        try:
+            identity = await identify(cast(RequestHead, self._head), self._routes.gateway.authenticator)
+            self._admit(identity)
+            self._connection.resume_reading()
+            await self._whole_body()
+            if self.client.is_gone:
+                self.over()
+            else:
+                self._relay(identity)
+        except asyncio.CancelledError:
+            self.over()
+            raise
+        except Exception as reason:  # noqa: BLE001 - told and logged by ``_fail``
+            self._fail(reason)
+
+    def _admit(self, identity: Identity) -> None:
+        """All that can be said before the body is read."""
+        permit(identity, Scope.INFERENCE)
+        if self.caller.refusal is not None:
+            raise self.caller.refusal
+        standing = limit(identity, self._routes.limits)
+        self._key = identity.key_prefix
+        self._is_known = True
+        if standing is not None:
+            self.client.lines = rate_lines(standing)
+
+    async def _whole_body(self) -> None:
+        """Returns when the body is whole or the client is gone; raises the ApiError for which it will never be."""
+        if not self.is_received and self._refusal is None and not self.client.is_gone:
+            if self.caller.awaits_go_on and self.knows_chunks:
+                self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._body_news = asyncio.get_running_loop().create_future()
+            await self._body_news
+        if self._refusal is not None:
+            raise self._refusal
+
+    def _relay(self, identity: Identity) -> None:
+        body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        self._parts.clear()
+        call = self._routes.accept(self, identity, body)
+        self._routes.gateway.relay.serve(call, self.client)
+
+    def _fail(self, reason: Exception) -> None:
+        """The one end of what goes wrong before the relay: a fault of ours is a 500, its text only a log line."""
+        if not isinstance(reason, ApiError):
+            logger.error("a request failed for a reason of ours", exc_info=reason, extra={"action": "internal_error"})
+            reason = ApiError("Something went wrong on our side; it has been logged.")
+        self.client.fail(reason)
+        self.over()

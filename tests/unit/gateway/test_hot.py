@@ -1,0 +1,449 @@
+"""Requests to models before the relay: what is looked at in which order, and that nothing is held afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from firstkit.accounting.limits import KeyLimits
+from firstkit.auth.authenticator import Identity
+from firstkit.errors import StoreUnavailable
+from firstkit.gateway import relay
+from firstkit.gateway.hot import STRANGERS_BYTES
+from firstkit.gateway.request import MAX_BODY_BYTES, BodyMemory
+from firstkit.links.messages import Outcome
+from unit.gateway.support import (
+    CHAT_BODY,
+    Answer,
+    Served,
+    Visit,
+    get,
+    request,
+    serving,
+)
+from unit.gateway.upstreams import CHUNK, settle, until
+
+POOR = Identity("u", "user", "p", "poor", frozenset({"metrics"}))
+STREAM = {**CHAT_BODY, "stream": True}
+WRONG_TYPE = b"content-type: text/plain"
+RIGHT_TYPE = b"content-type: application/json"
+
+
+def held(served: Served, key: str = "prefix") -> int:
+    """Requests of a key that count as under way."""
+    return served.port.limits._keys[key].running
+
+
+async def answer_to(served: Served, data: bytes) -> Answer:
+    visit = served.connect()
+    visit.say(data)
+    return await visit.answer()
+
+
+# -- the order of things -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+async def test_one_thing_after_the_other(folder: Path, is_whole: bool) -> None:
+    """Key, scope, content type, limit, body: each is only looked at when those before it are right."""
+    served = serving(folder, limits=KeyLimits(per_minute=1))
+    served.keys.identities["poor"] = POOR
+
+    async def said(key: str, kind: bytes) -> object:
+        data = request(key=key, body=b"{").replace(RIGHT_TYPE, kind)
+        answer = await answer_to(served, data if is_whole else data[:-1])
+        assert (b"connection" in answer.headers) is not is_whole, "a connection cannot go on in the middle of a body"
+        return answer.error["code"]
+
+    assert await said("bad", WRONG_TYPE) == "invalid_api_key"
+    assert await said("poor", WRONG_TYPE) == "insufficient_scope"
+    assert await said("key", WRONG_TYPE) == "unsupported_media_type"
+    if is_whole:
+        assert await said("key", RIGHT_TYPE) == "invalid_json"
+    else:
+        served.port.limits.enter("prefix", relay.monotonic())
+    assert await said("key", RIGHT_TYPE) == "rate_limit_exceeded"
+    assert await said("key", WRONG_TYPE) == "unsupported_media_type"
+    assert await said("poor", RIGHT_TYPE) == "insufficient_scope"
+    assert served.replica.opened == []
+    assert served.body_bytes == 0
+
+
+@pytest.mark.parametrize("kind", ["application/json", "application/json; charset=utf-8", "Application/JSON ;x=y"])
+async def test_content_types_that_are_json(served: Served, kind: str) -> None:
+    data = request().replace(RIGHT_TYPE, f"content-type: {kind}".encode())
+    visit = served.connect()
+    visit.say(data)
+    served.replica.last.answer()
+    assert (await visit.answer()).status == 200
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "", "application/x-www-form-urlencoded", "application/jsonp", "x/json"])
+async def test_content_types_that_are_not(served: Served, kind: str) -> None:
+    """A page of another origin may make browsers send these without asking."""
+    for line in (f"content-type: {kind}".encode(), b"x: y"):
+        answer = await answer_to(served, request().replace(RIGHT_TYPE, line))
+        assert (answer.status, answer.error["param"]) == (415, "content-type")
+
+
+@pytest.mark.parametrize("line", ["authorization: Bearer key", "content-type: application/json"])
+async def test_what_may_stand_once(served: Served, line: str) -> None:
+    answer = await answer_to(served, request(line))
+    assert (answer.status, answer.error["param"]) == (400, line.partition(":")[0])
+
+
+async def test_a_store_that_is_silent_is_no_refusal(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def silent(token: str) -> Identity:
+        raise StoreUnavailable
+
+    monkeypatch.setattr(served.keys, "identify", silent)
+    answer = await answer_to(served, request(key="other"))
+    assert (answer.status, answer.error["code"]) == (503, "store_unavailable")
+
+
+async def test_a_key_that_has_to_be_looked_up(served: Served) -> None:
+    visit = served.connect()
+    visit.say(request(key="slow"))
+    await settle()
+    assert visit.answers == []
+    served.keys.gate.set()
+    (await served.replica.asked()).answer()
+    assert (await visit.answer()).status == 200
+
+
+async def test_what_is_hot(served: Served) -> None:
+    api = served.port.hot.api
+    for path in ("/v1/chat/completions", "/v1/completions", "/v1/embeddings"):
+        found = api("POST", path)
+        assert found is not None
+        assert found.path == path
+        assert api("GET", path) is api("HEAD", path) is api("OPTIONS", path) is None
+        assert api("POST", f"{path}/") is api("POST", f"/{path}") is api("POST", path.upper()) is None
+
+
+# -- limits ------------------------------------------------------------------------------------------------------------
+
+
+async def test_who_has_a_limit_is_told_how_they_stand(folder: Path) -> None:
+    served = serving(folder, limits=KeyLimits(per_minute=3))
+    visit = served.connect()
+    for data in (request(), request(body=b"{"), request(body=STREAM), request()):
+        visit.say(data)
+        for exchange in served.replica.opened:
+            if not exchange.has_ended:
+                exchange.stream(CHUNK) if exchange.request.stream else exchange.head()
+                exchange.complete()
+    plain, wrong, stream, refused = await visit.answered(4)
+    assert [answer.status for answer in (plain, wrong, stream, refused)] == [200, 400, 200, 429]
+    for answer, left in ((plain, 2), (wrong, 1), (stream, 0), (refused, 0)):
+        assert answer.headers[b"x-ratelimit-limit-requests"] == b"3"
+        assert answer.headers[b"x-ratelimit-remaining-requests"] == b"%d" % left
+        assert answer.headers[b"x-ratelimit-reset-requests"].endswith(b"s")
+    assert 1 <= int(refused.headers[b"retry-after"]) <= 20
+    assert refused.error["type"] == "rate_limit_error"
+    assert visit.is_open
+
+
+async def test_without_a_limit_nothing_is_said(served: Served) -> None:
+    visit = served.connect()
+    visit.say(request())
+    served.replica.last.answer()
+    assert not any(name.startswith(b"x-ratelimit") for name in visit.answers[0].headers)
+
+
+async def test_so_many_at_a_time(folder: Path) -> None:
+    served = serving(folder, limits=KeyLimits(at_a_time=2))
+    visits = [served.connect() for _ in range(3)]
+    for visit in visits:
+        visit.say(request())
+    refused = await visits[2].answer()
+    assert (refused.status, refused.error["code"]) == (429, "rate_limit_exceeded")
+    assert refused.headers[b"retry-after"] == b"1"
+    assert len(served.replica.opened) == 2
+    served.replica.opened[0].answer()
+    visits[2].say(request())
+    assert len(served.replica.opened) == 3
+
+
+async def test_other_routes_count_for_the_same_limit(folder: Path) -> None:
+    served = serving(folder, limits=KeyLimits(per_minute=2))
+    assert (await answer_to(served, get("/v1/models"))).status == 200
+    assert (await answer_to(served, request(body=b"{"))).status == 400
+    for data in (get("/v1/models"), request(body=b"{")):
+        answer = await answer_to(served, data)
+        assert (answer.status, answer.error["code"]) == (429, "rate_limit_exceeded")
+        assert answer.headers[b"x-ratelimit-remaining-requests"] == b"0"
+    assert (await answer_to(served, get("/health"))).status == 200
+    assert held(served) == 0
+
+
+# -- what is held ------------------------------------------------------------------------------------------------------
+
+
+def one(served: Served, body: Any = CHAT_BODY, key: str = "key") -> Visit:
+    visit = served.connect()
+    visit.say(request(body=body, key=key))
+    return visit
+
+
+def complete(served: Served) -> None:
+    one(served)
+    served.replica.last.answer()
+
+
+def stream(served: Served) -> None:
+    one(served, STREAM)
+    served.replica.last.stream(CHUNK)
+    served.replica.last.complete()
+
+
+def broken(served: Served) -> None:
+    one(served, STREAM)
+    served.replica.last.stream(CHUNK)
+    served.replica.last.end(Outcome.FAILED, "boom")
+
+
+def refused_by_the_engine(served: Served) -> None:
+    one(served)
+    served.replica.last.head(400)
+    served.replica.last.end(Outcome.REJECTED)
+
+
+def lost(served: Served) -> None:
+    one(served)
+    served.replica.last.end(Outcome.LOST)
+
+
+def too_long_for_the_engine(served: Served) -> None:
+    one(served)
+    served.replica.last.end(Outcome.TIMEOUT)
+
+
+def large_and_broken(served: Served) -> None:
+    one(served)
+    served.replica.last.head()
+    served.replica.last.data(b"x" * (relay.HELD_BYTES + 1))
+    served.replica.last.end(Outcome.FAILED)
+
+
+def gone(served: Served) -> None:
+    one(served, STREAM).transport.break_off()
+
+
+def fill(served: Served) -> None:
+    """Have no room at any replica."""
+    for route in served.gateway.table.routes():
+        route.in_flight = route.max_in_flight
+    served.gateway.table.pools["m"].refresh()
+
+
+def gone_while_it_waits(served: Served) -> None:
+    fill(served)
+    visit = one(served)
+    assert served.gateway.room.waiting("m") == 1
+    visit.transport.break_off()
+
+
+def overloaded(served: Served) -> None:
+    fill(served)
+    for visit in [one(served) for _ in range(5)]:
+        visit.transport.break_off()
+
+
+def no_json(served: Served) -> None:
+    one(served, b"{")
+
+
+def no_model(served: Served) -> None:
+    one(served, {**CHAT_BODY, "model": "nope"})
+
+
+def no_key(served: Served) -> None:
+    one(served, key="bad")
+
+
+def ended_by_us(served: Served) -> None:
+    visit = one(served, STREAM)
+    served.replica.last.stream(CHUNK)
+    visit.protocol.end_now()
+
+
+ENDINGS: list[Callable[[Served], None]] = [
+    complete, stream, broken, refused_by_the_engine, lost, too_long_for_the_engine, large_and_broken, gone,
+    gone_while_it_waits, overloaded, no_json, no_model, no_key, ended_by_us,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("ending", ENDINGS, ids=lambda ending: ending.__name__)
+async def test_nothing_is_held_when_it_is_over(folder: Path, ending: Callable[[Served], None]) -> None:
+    served = serving(folder, limits=KeyLimits(at_a_time=100))
+    ending(served)
+    await settle()
+    assert served.body_bytes == 0
+    assert "prefix" not in served.port.limits._keys or held(served) == 0
+    assert len(served.gateway.relay.spool) == 0
+    assert served.gateway.room.waiting("m") == 0
+    assert not served.port.server.server_state.tasks
+    assert not served.gateway.relay.waiting
+
+
+async def test_a_body_is_held_until_the_first_byte_of_the_answer(served: Served) -> None:
+    """Until then it may have to be sent to another replica."""
+    one(served, STREAM)
+    exchange = served.replica.last
+    size = len(request(body=STREAM).partition(b"\r\n\r\n")[2])
+    assert served.body_bytes == size
+    exchange.stream()
+    assert served.body_bytes == size
+    exchange.data(CHUNK)
+    assert served.body_bytes == 0
+    exchange.data(CHUNK)
+    exchange.complete()
+    assert served.body_bytes == 0
+
+
+async def test_when_no_more_can_be_held_new_requests_are_refused(served: Served) -> None:
+    served.port.hot.memory = BodyMemory(200)
+    first = one(served)
+    visit = served.connect()
+    visit.say(request(body={**CHAT_BODY, "filler": "x" * 200}))
+    answer = await visit.answer()
+    assert (answer.status, answer.error["code"]) == (503, "overloaded")
+    assert int(answer.headers[b"retry-after"]) >= 1
+    served.replica.last.answer()
+    assert (await first.answer()).status == 200, "those that were there before go on"
+    later = one(served)
+    served.replica.last.answer()
+    assert (await later.answer()).status == 200
+
+
+async def test_a_body_that_finds_no_room_on_its_way(served: Served) -> None:
+    served.port.hot.memory = BodyMemory(1000)
+    visit = served.connect()
+    visit.say(request("content-length: 5000", body=None), b"x" * 900)
+    await settle()
+    assert visit.answers == []
+    visit.say(b"x" * 101)
+    answer = await visit.answer()
+    assert (answer.status, answer.headers[b"connection"]) == (503, b"close")
+    visit.say(b"x" * 4000)
+    assert served.port.hot.memory._left == 1000
+
+
+def test_memory_counts_what_it_is_told() -> None:
+    memory = BodyMemory(MAX_BODY_BYTES + 10)
+    memory.take(0, MAX_BODY_BYTES)
+    with pytest.raises(Exception, match="larger than"):
+        memory.take(MAX_BODY_BYTES, 1)
+    memory.take(0, 10)
+    with pytest.raises(Exception, match="as many request bodies as it can"):
+        memory.take(10, 1)
+    memory.give_back(10)
+    memory.take(0, 10)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(0, 400), max_size=12), st.sampled_from(["key", "slow"]), st.booleans())
+def test_a_body_arrives_whole_however_it_is_cut(cuts: list[int], key: str, is_chunked: bool) -> None:
+    asyncio.run(_cut(cuts, key, is_chunked))
+
+
+async def _cut(cuts: list[int], key: str, is_chunked: bool) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        served = serving(Path(folder))
+        head, _, body = request(body={**CHAT_BODY, "user": "x" * 300}, key=key).partition(b"\r\n\r\n")
+        places = sorted({0, len(body), *(cut % len(body) for cut in cuts)})
+        pieces = [body[start:end] for start, end in itertools.pairwise(places)]
+        if is_chunked:
+            head = head.replace(b"content-length: %d" % len(body), b"transfer-encoding: chunked")
+            pieces = [b"%X\r\n%b\r\n" % (len(piece), piece) for piece in pieces] + [b"0\r\n\r\n"]
+        visit = served.connect()
+        visit.say(head + b"\r\n\r\n")
+        for piece in pieces:
+            visit.say(piece)
+            await asyncio.sleep(0)
+        served.keys.gate.set()
+        exchange = await served.replica.asked()
+        assert b'"user":"%b"' % (b"x" * 300) in exchange.body
+        exchange.answer()
+        assert (await visit.answer()).status == 200
+        assert served.body_bytes == 0
+        served.gateway.relay.spool.close()
+
+
+async def test_strangers_send_only_so_much(served: Served) -> None:
+    visit = served.connect()
+    visit.say(request("content-length: 1000000", key="slow", body=None), b"x" * STRANGERS_BYTES)
+    assert visit.transport.is_reading()
+    visit.say(b"x")
+    assert not visit.transport.is_reading()
+    served.keys.gate.set()
+    await until("it is read again", visit.transport.is_reading)
+    visit.say(b"x" * STRANGERS_BYTES)
+    assert visit.transport.is_reading()
+
+
+async def test_a_stranger_who_turns_out_to_be_nobody_may_still_read_why(served: Served) -> None:
+    visit = served.connect()
+    visit.say(request("content-length: 1000000", key="bad", body=None) + b"x" * 2 * STRANGERS_BYTES)
+    answer = await visit.answer()
+    assert (answer.status, answer.headers[b"connection"]) == (401, b"close")
+    assert visit.transport.is_reading()
+    assert visit.is_open
+    assert served.body_bytes == 0
+
+
+# -- faults of ours ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", ["key", "slow"])
+async def test_a_fault_of_ours_is_a_500_without_its_text(
+    served: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, key: str
+) -> None:
+    def fault(*_: object) -> None:
+        raise ValueError("canary")
+
+    monkeypatch.setattr(served.gateway.relay, "serve", fault)
+    served.keys.gate.set()
+    visit = served.connect()
+    with caplog.at_level(logging.ERROR):
+        visit.say(request(key=key))
+        answer = await visit.answer()
+    assert (answer.status, answer.error["code"]) == (500, "internal_error")
+    assert b"canary" not in answer.body
+    [record] = caplog.records
+    assert record.exc_info is not None
+    assert served.body_bytes == 0
+    monkeypatch.undo()
+    visit.say(request())
+    served.replica.last.answer()
+    assert (await visit.answered(2))[1].status == 200
+
+
+async def test_a_task_that_is_cancelled_lets_go_of_all(folder: Path) -> None:
+    """The server does so when its grace is over, and tells the client then."""
+    served = serving(folder, limits=KeyLimits(at_a_time=1))
+    visit = served.connect()
+    visit.say(request("content-length: 1000", body=None), b"x" * 10)
+    await settle()
+    assert (served.body_bytes, held(served)) == (10, 1)
+    [task] = served.port.server.server_state.tasks
+    task.cancel()
+    await settle()
+    assert (served.body_bytes, held(served)) == (0, 0)
+    visit.protocol.end_now()
+    answer = await visit.answer()
+    assert (answer.status, answer.error["code"]) == (503, "shutting_down")
+    visit.say(b"x" * 990)
+    visit.transport.break_off()
+    await settle()
+    assert (served.body_bytes, held(served)) == (0, 0)
