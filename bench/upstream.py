@@ -40,7 +40,8 @@ CHUNK = (
 ANSWER = (
     b'{"id":"chatcmpl-0123456789abcdef0123456789abcdef","object":"chat.completion","created":1700000000,"model":'
     b'"mock-model","choices":[{"index":0,"message":{"role":"assistant","content":"'
-    + b" t0000" * 16
+    + b" t0000"
+    * 16
     + b'","refusal":null,"tool_calls":[]},"logprobs":null,"finish_reason":"length","stop_reason":null}],"usage":{'
     b'"prompt_tokens":10,"total_tokens":26,"completion_tokens":16,"prompt_tokens_details":null},"prompt_logprobs":null}'
 )
@@ -229,7 +230,7 @@ async def by_hand(body: bytes, is_stream: bool, pieces: list[bytes], times: int)
     started = time.process_time()
     for _ in range(times):
         client.open(request, body, sink)
-        while not made or made[0]._user is None:  # type: ignore[attr-defined]
+        while not made or made[0]._user is None:  # type: ignore[attr-defined] # noqa: ASYNC110 - a turn or two
             await asyncio.sleep(0)
         for piece in pieces:
             made[0].data_received(piece)

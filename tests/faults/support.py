@@ -77,10 +77,14 @@ def waiting(lab: Lab, model: str) -> int:
     return int(model_of(lab, model)["waiting"])
 
 
+def rows_of(lab: Lab, model: str) -> list[Any]:
+    """What the ledger has of a model, oldest first."""
+    return sorted((row for row in lab.usage() if row["model"] == model), key=lambda row: row["at"])
+
+
 def outcomes(lab: Lab, model: str) -> list[str]:
     """How the requests to a model ended, as the ledger has it, oldest first."""
-    rows = [row for row in lab.usage() if row["model"] == model]
-    return [row["outcome"] for row in sorted(rows, key=lambda row: row["at"])]
+    return [row["outcome"] for row in rows_of(lab, model)]
 
 
 # -- engines -----------------------------------------------------------------------------------------------------------
@@ -202,13 +206,14 @@ class Asking:
             self.answer.headers = {name.lower(): value for name, value in self._response.getheaders()}
         return self._response
 
-    def first_token(self) -> None:
-        """Read until a token has come; fails when the answer ends before."""
+    def read_tokens(self, count: int = 1) -> None:
+        """Read until so many tokens more have come; fails when the answer ends before."""
         response = self.head()
-        while b'"content": "' not in self.answer.body:
+        while count:
             line = response.readline()
             assert line, f"no token came: {self.answer}"
             self.answer.body += line
+            count -= b'"content": "' in line
 
     def rest(self) -> Answer:
         """Read to the end; returns the whole answer."""

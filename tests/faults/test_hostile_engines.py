@@ -30,8 +30,10 @@ from faults.support import (
     lab_of,
     outcomes,
     piloted,
+    rows_of,
     waiting,
 )
+from firstkit.routing.breaker import FAILURES
 from firstkit.testing.background import Background
 from firstkit.testing.byte_scripts import BROKEN, ENDLESS, GOOD, POISON, TIRELESS
 from firstkit.testing.fake_engine import GarbageEngine
@@ -39,7 +41,6 @@ from firstkit.testing.quick_engine import QuickEngine
 from lab import Lab, fake_engine, wait_for
 
 MIB = 1024**2
-TOTAL_S = 4
 LONG: dict[str, Any] = {"tokens": LONG_ANSWER, "token_delay": 0.01}
 WHERE = ["outside", "here"]
 """The same engine as a service that others run, and behind a pilot: two models."""
@@ -78,7 +79,7 @@ def world() -> Iterator[World]:
             "outside": [external(url, max_in_flight=1)],
             "here": [piloted(fake_engine("ByteEngine", **LONG), max_in_flight=1)],
         }
-        with lab_of(models, idle_timeout=1, total_timeout=TOTAL_S, hold=60) as lab:
+        with lab_of(models, idle_timeout=2, total_timeout=4, hold=60) as lab:
             [process] = lab.engines()
             yield World(lab, {"outside": Record(engine), "here": Record(process)})
 
@@ -158,7 +159,7 @@ def test_fifty_clients_hang_up_in_mid_stream(world: World, model: str) -> None:
     before, cancelled = record(), outcomes(world.lab, model).count("cancelled")
     for _ in range(50):
         with world.long(model) as asking:
-            asking.first_token()
+            asking.read_tokens()
         gone_at.append(time.monotonic())
     wait_for("the engine heard of all", lambda: record()["aborted"] == before["aborted"] + 50, 10)
     heard_at = record()["aborted_at"][-50:]
@@ -172,15 +173,20 @@ def test_fifty_clients_hang_up_in_mid_stream(world: World, model: str) -> None:
 @pytest.mark.parametrize("model", WHERE)
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_is_gone_before_the_first_token(world: World, model: str, stream: bool) -> None:
-    record = world.records[model]
+    lab, record = world.lab, world.records[model]
     before = record()
-    with Asking(world.lab, model, "silent", stream=stream):
+
+    def cancelled() -> list[Any]:
+        return [row for row in rows_of(lab, model) if row["outcome"] == "cancelled"]
+
+    known = len(cancelled())
+    with Asking(lab, model, "silent", stream=stream):
         wait_for("the engine has it", lambda: record()["requests"] == before["requests"] + 1)
     wait_for("the engine heard", lambda: record()["aborted"] == before["aborted"] + 1, 2)
-    wait_for("no request is left", lambda: in_flight(world.lab, model) == 0)
-    wait_for("it is accounted", lambda: outcomes(world.lab, model)[-1] == "cancelled")
-    last = max((row for row in world.lab.usage() if row["model"] == model), key=lambda row: row["at"])
-    assert (last["prompt_tokens"], last["completion_tokens"]) == (0, 0)
+    wait_for("no request is left", lambda: in_flight(lab, model) == 0)
+    wait_for("it is accounted", lambda: len(cancelled()) == known + 1)
+    row = cancelled()[-1]
+    assert (row["prompt_tokens"], row["completion_tokens"]) == (0, 0)
     world.assert_serves(model)
 
 
@@ -188,7 +194,7 @@ def test_a_client_that_is_gone_before_the_first_token(world: World, model: str, 
 def test_a_client_that_is_gone_while_it_waits_in_line(world: World, model: str) -> None:
     record = world.records[model]
     with world.long(model) as running:
-        running.first_token()
+        running.read_tokens()
         requests = record()["requests"]
         with Asking(world.lab, model):
             wait_for("it waits", lambda: waiting(world.lab, model) == 1)
@@ -205,7 +211,7 @@ def assert_stopped_alone(world: World, stopped: str, pid: int, other: str) -> No
     """A stream of ``stopped`` hangs with its engine and is told so in time; ``other`` is served all the while."""
     aborted = world.records[stopped]()["aborted"]
     with world.long(stopped) as asking:
-        asking.first_token()
+        asking.read_tokens()
         os.kill(pid, signal.SIGSTOP)
         try:
             for _ in range(5):
@@ -230,11 +236,11 @@ def test_a_service_stands_still(world: World) -> None:
     with EngineProcess("QuickEngine", **LONG) as still, Background() as background:
         engine, url = background.add("QuickEngine")
         models = {"still": [external(still.url)], "pair": [external(still.url), external(url, "beyond")]}
-        with lab_of(models, idle_timeout=1) as lab:
+        with lab_of(models, idle_timeout=2) as lab:
             two = World(lab, {})
             with two.long("still") as first, two.long("pair") as second:
-                first.first_token()
-                second.first_token()
+                first.read_tokens()
+                second.read_tokens()
                 os.kill(still.process.pid, signal.SIGSTOP)
                 for _ in range(5):
                     two.assert_serves("pair")
@@ -303,15 +309,33 @@ def test_before_the_first_byte_another_replica_is_tried_once(pair: Pair) -> None
 
 def test_a_replica_that_fails_gets_nothing_for_a_while_and_comes_back(pair: Pair) -> None:
     """Nobody notices: its requests are answered by the other."""
+    completed = pair.failing()["completed"]
+    answers = pair.ask_until("all is well", lambda: pair.failing()["completed"] > completed)
     pair.trouble.touch()
-    answers = [pair.ask() for _ in range(24)]
-    seen = pair.sent()[0]
-    answers += [pair.ask() for _ in range(12)]
-    assert pair.sent()[0] == seen, "its circuit is open"
+    failing = pair.sent()[0]
+    answers += pair.ask_until("its circuit is open", lambda: pair.sent()[0] == failing + FAILURES)
+    answers += [pair.ask() for _ in range(6)]
+    assert pair.sent()[0] == failing + FAILURES
     pair.trouble.unlink()
     completed = pair.failing()["completed"]
     answers += pair.ask_until("it is back", lambda: pair.failing()["completed"] > completed + 1)
     assert {answer.ending for answer in answers} == {"done"}
+
+
+def test_a_replica_that_never_answers_is_noticed_by_nobody() -> None:
+    """One hangs up on everybody, one is not even there."""
+    with Background() as background:
+        refusing, url = background.add("RefusingEngine")
+        good, other_url = background.add("QuickEngine")
+        models = {
+            "refused": [external(url), external(other_url, "beyond")],
+            "nobody": [external("http://127.0.0.1:1/v1"), external(other_url, "beyond")],
+        }
+        with lab_of(models) as lab:
+            for model in models:
+                assert {ask(lab, model).ending for _ in range(4 * FAILURES)} == {"done"}
+    assert refusing.stats.requests == FAILURES
+    assert good.stats.completed == 8 * FAILURES
 
 
 def test_nothing_is_replayed_after_the_first_byte() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from faults.malformed import BODY, CASES, JSON, Case
+from faults.malformed import BODY, CASES, JSON, Case, post
 from faults.outside import EchoEngine, Outside, assert_sound, gateway, outside
 from faults.wire import Answer, Wire, chat_request
 from lab import Lab
@@ -99,6 +99,17 @@ def test_right_behind_a_good_request(lab: Lab, case: Case) -> None:
         wire.send(chat_request(lab.key, f"good before {case.name}", "slow") + case.bytes_for(lab.key))
         good = wire.answer()
         assert (good.status, good.said) == (200, f"good before {case.name}")
+        check(lab, wire, case)
+
+
+@named(CASES)
+def test_behind_a_head_that_is_known(lab: Lab, case: Case) -> None:
+    """Clients send the same head again and again. What only resembles it gets no benefit from that."""
+    with Wire(lab.port) as wire:
+        for body in (BODY, BODY + b" ", BODY):
+            wire.send(post(body=body).replace(b"@KEY@", lab.key.encode()))
+            assert wire.answer().said == "odd"
+        wire.send(case.bytes_for(lab.key))
         check(lab, wire, case)
 
 

@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from firstkit.config import Config, load_config, parse_config
+from firstkit.config import Config, Limits, load_config, parse_config
 from firstkit.errors import ConfigError
 
 COMMAND = {"kind": "command", "argv": ["/opt/x"]}
@@ -43,18 +43,42 @@ def fault(data: Any) -> str:
     return caught.value.message
 
 
+def test_limits_are_off_unless_they_are_given() -> None:
+    assert parse(minimal()).limits == Limits(requests_per_minute_per_key=None, concurrency_per_key=None)
+    given = {"requests_per_minute_per_key": 60, "concurrency_per_key": 4}
+    assert parse(minimal(limits=given)).limits.model_dump() == given
+
+
+def test_an_answer_has_an_hour_unless_it_is_said_otherwise() -> None:
+    assert parse(minimal()).server.total_timeout == 3600
+    assert parse(minimal(server={"total_timeout": "2h"})).server.total_timeout == 7200
+
+
 # -- faults ----------------------------------------------------------------------------------------------------------
 
 D = "models.m.deployments[0]"
 FAULTS: list[tuple[dict[str, Any], str]] = [
-    (minimal(sever={}), "  sever: unknown key; allowed: server, auth, clusters, models"),
+    (minimal(sever={}), "  sever: unknown key; allowed: server, auth, limits, clusters, models"),
     ({"clusters": {}}, "  models: missing"),
-    (minimal(server={"lisen": 1}), "  server.lisen: unknown key; allowed: listen, state_dir, database, hold"),
+    (minimal(server={"lisen": 1}), "  server.lisen: unknown key; allowed: listen, pilot_listen, pilot_urls, state_dir"),
     (minimal(server={"listen": "8000"}), "  server.listen: '8000' is not allowed: must be HOST:PORT"),
     (minimal(server={"listen": "h:65536"}), "  server.listen: 'h:65536' is not allowed: must be HOST:PORT"),
     (minimal(server={"listen": "h:²"}), "  server.listen: 'h:²' is not allowed: must be HOST:PORT"),
     (minimal(server={"hold": "soon"}), "  server.hold: 'soon' is not allowed: must be a duration such as 90s"),
     (minimal(server={"hold": -1}), "  server.hold: -1 is not allowed: Input should be greater than or equal to 0"),
+    (minimal(server={"total_timeout": 0}), "  server.total_timeout: 0 is not allowed: Input should be greater than 0"),
+    (
+        minimal(limits={"requests_per_minute_per_key": 0}),
+        "  limits.requests_per_minute_per_key: 0 is not allowed: Input should be greater than or equal to 1",
+    ),
+    (
+        minimal(limits={"concurrency_per_key": 10_000_001}),
+        "  limits.concurrency_per_key: 10000001 is not allowed: Input should be less than or equal to 10000000",
+    ),
+    (
+        minimal(limits={"tokens": 1}),
+        "  limits.tokens: unknown key; allowed: requests_per_minute_per_key, concurrency_per_key",
+    ),
     (minimal(server={"hold": True}), "  server.hold: True is not allowed: must be a duration"),
     (
         minimal(server={"hold": "101000d"}),
@@ -168,7 +192,7 @@ def test_a_state_directory_that_cannot_be(path: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "[]", "x", "1", "null"])
 def test_a_file_that_is_no_mapping(text: str) -> None:
-    with pytest.raises(ConfigError, match="must be a mapping with the keys server, auth, clusters, models"):
+    with pytest.raises(ConfigError, match="must be a mapping with the keys server, auth, limits, clusters, models"):
         parse_config(text)
 
 

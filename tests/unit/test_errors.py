@@ -9,7 +9,16 @@ from collections.abc import Iterator
 import pytest
 
 from firstkit import errors
-from firstkit.errors import ApiError, FirstError, InvalidRequest, ModelNotReady, NotFound
+from firstkit.errors import (
+    ApiError,
+    AtCapacity,
+    FirstError,
+    HttpVersionRefused,
+    InvalidRequest,
+    ModelNotReady,
+    NotFound,
+    Overloaded,
+)
 
 
 def below(kind: type[FirstError]) -> Iterator[type[FirstError]]:
@@ -37,7 +46,8 @@ def test_clients_get_the_shape_of_openai(kind: type[ApiError]) -> None:
     assert list(error) == ["message", "type", "param", "code"]
     assert re.fullmatch(r"[a-z_]+", error["code"])
     assert error["param"] is None
-    assert (kind.status < 500) == (error["type"] != "server_error")
+    is_our_fault = kind.status >= 500 and kind is not HttpVersionRefused
+    assert is_our_fault == (error["type"] == "server_error")
     assert 400 <= kind.status < 600
 
 
@@ -47,12 +57,15 @@ def test_one_status_has_one_type_but_for_the_plain_mistakes() -> None:
     assert types[403] == "permission_error"
     assert types[404] == "not_found_error"
     assert types[429] == "rate_limit_error"
-    assert {types[status] for status in types if status >= 500} == {"server_error"}
+    assert types[505] == "invalid_request_error"
+    assert {types[status] for status in types if 500 <= status < 505} == {"server_error"}
 
 
 def test_no_two_kinds_share_a_code() -> None:
-    codes = [kind.code for kind in FOR_CLIENTS]
+    """But one: a model's line and the gateway are overloaded in two ways, and clients do the same about it."""
+    codes = [kind.code for kind in FOR_CLIENTS if kind is not AtCapacity]
     assert len(codes) == len(set(codes))
+    assert (AtCapacity.code, AtCapacity.status, Overloaded.status) == (Overloaded.code, 503, 429)
 
 
 def test_trying_again_helps_only_where_the_request_was_right() -> None:

@@ -156,10 +156,7 @@ class Connection(asyncio.Protocol):
             return
         self.last_at = now = monotonic()
         parser = self._parser
-        if parser.head is None:
-            body = self._read_head(user, data)
-        else:
-            body = parser.feed(data)
+        body = self._read_head(user, data) if parser.head is None else parser.feed(data)
         if body and self._user is user:
             user.received(body, now)
         if parser.is_over and self._user is user:

@@ -93,9 +93,7 @@ class HeadReader:
 
 
 @lru_cache(maxsize=64)
-def _remembered(
-    status: int, kind: bytes, encoding: bytes, is_chunked: bool, lasts_until_eof: bool
-) -> ResponseHead:
+def _remembered(status: int, kind: bytes, encoding: bytes, is_chunked: bool, lasts_until_eof: bool) -> ResponseHead:
     """The heads of an engine differ little from one another."""
     return ResponseHead(status, _text(kind), _text(encoding).lower(), is_chunked, lasts_until_eof)
 

@@ -37,18 +37,15 @@ class TokenShape:
     def fits(self, data: bytes) -> bool:
         """Whether ``data`` is one event, with the blank line that ends it, that is a token of a shape that was learnt,
         with some text that needs no second look."""
-        if not data.startswith(self._before) and not (self._others and self._turn_to(data)):
+        if not (data.startswith(self._before) and data.endswith(self._after)) and not self._turn_to(data):
             return False
-        after = self._after
-        if not data.endswith(after):
-            return False
-        text = data[self._size : -len(after)]
+        text = data[self._size : -len(self._after)]
         return len(text.translate(None, _SPECIAL)) == len(text) > 0 and (text.isascii() or _is_utf8(text))
 
     def _turn_to(self, data: bytes) -> bool:
-        """Make the shape that ``data`` begins with the one that is tried first; False where there is none."""
+        """Try first from now on the shape that ``data`` begins and ends with; False where there is none."""
         for i, (before, after) in enumerate(self._others):
-            if data.startswith(before):
+            if data.startswith(before) and data.endswith(after):
                 self._others[i] = (self._before, self._after)
                 self._set(before, after)
                 return True

@@ -74,7 +74,7 @@ class FamiliarHead:
         end = data.find(self._after, start, start + MOST_DIGITS + len(self._after))
         digits = data[start:end]
         begin = end + len(self._after)
-        if not digits.isdigit() or int(digits) != len(data) - begin:
+        if end < 0 or not digits.isdigit() or int(digits) != len(data) - begin:
             return None
         return data[begin:]
 

@@ -175,7 +175,10 @@ class HotRequest:
     def hang_up(self) -> None:
         """The connection is gone."""
         self.client.hang_up()
-        self._tell()
+        if self.is_started:
+            self._tell()
+        else:
+            self.over()
 
     def _tell(self) -> None:
         if self._body_news is not None and not self._body_news.done():
@@ -196,10 +199,14 @@ class HotRequest:
             self._fail(reason)
 
     def start(self) -> None:
-        """Answer. With the whole body here and a key that is known there is nothing to wait for, and no task."""
+        """Answer, if that has not begun. With the whole body here and a key that is known there is nothing to wait for,
+        and no task."""
+        if self.is_started or self.client.is_gone:
+            return
         self.is_started = True
         try:
-            identity = self._routes.gateway.authenticator.known(self.caller.key_digest) if self.is_received else None
+            has_all = self.is_received and self._refusal is None
+            identity = self._routes.gateway.authenticator.known(self.caller.key_digest) if has_all else None
             if identity is not None:
                 self._admit(identity)
                 self._relay(identity)

@@ -44,6 +44,7 @@ STALLED_S = 300.0
 SURPLUS = 32
 """Connections beyond the limit that are told so; still more are just closed."""
 MOST_LINGERING_BYTES = 2 * MAX_BODY_BYTES
+_UPGRADE_HEADERS = (b"connection", b"upgrade", b"http2-settings")
 MOST_FRAMING_BYTES = 64 * 1024
 """Of chunk heads, extensions and trailers between two pieces of a body."""
 
@@ -87,6 +88,7 @@ class Protocol(HttpToolsProtocol):
         self._door = door
         self._phase = Phase.IDLE
         self._deadline = inf
+        self._reader_deadline = inf
         self._is_surplus = False
         self._head_bytes = 0
         self._body_bytes = 0
@@ -95,7 +97,6 @@ class Protocol(HttpToolsProtocol):
         self._refusal: ApiError | None = None
         self._last_words: ApiError | None = None
         self._lingering_bytes = 0
-        self._is_upgrade = False
         self._unsent = 0
         self._familiar: FamiliarHead | None = None
         self._hot: HotRequest | None = None
@@ -116,12 +117,14 @@ class Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._phase = Phase.DEAF
         self._deadline = inf
-        for request in {self._hot, self._incoming} - {None}:
+        self._reader_deadline = inf
+        waiting = [cycle.request for cycle, _ in self.pipeline if isinstance(cycle, HotCycle)]
+        self.pipeline.clear()
+        for request in {self._hot, self._incoming, *waiting} - {None}:
             cast(HotRequest, request).hang_up()
         self._hot = self._incoming = None
         if isinstance(self.cycle, HotCycle):
             self.cycle = None  # type: ignore[assignment]
-        self.pipeline.clear()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -131,20 +134,32 @@ class Protocol(HttpToolsProtocol):
             return
         if self._familiar is not None and self._phase is Phase.IDLE and self._is_recognised(data, self._familiar):
             return
+        self._feed(data)
+
+    def _feed(self, data: bytes) -> None:
         phase, body_bytes = self._phase, self._body_bytes
         try:
             self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._go_deaf()  # what follows is no HTTP; the request itself is answered as if it had not asked
+        except httptools.HttpParserUpgrade as upgrade:
+            self._feed_without_upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserError as exc:
             self._refuse(self._refusal or InvalidRequest(f"This is not HTTP as it is spoken here: {_sentence(exc)}."))
         else:
             if self._phase is not Phase.ANSWER and self._phase is not Phase.IDLE:
                 self._count(len(data), phase, self._body_bytes - body_bytes)
-            if self._incoming is not None and self._incoming is self._hot and not self._incoming.is_started:
+            if self._incoming is not None and self._incoming is self._hot:
                 self._incoming.start()
             elif phase is Phase.IDLE and self._hot is not None and not self._is_surplus:
                 self._familiar = familiar(data, self._hot.caller)
+
+    def _feed_without_upgrade(self, rest: bytes) -> None:
+        """Read the request once more, as if it had not asked for another protocol: so httptools would pass over its
+        body, and clients that try HTTP/2 send that with each request."""
+        kept = [header for header in self.headers if header[0] not in _UPGRADE_HEADERS]
+        lines = b"".join([b"%b: %b\r\n" % header for header in kept])
+        head = b"%b %b HTTP/1.1\r\n%bconnection: close\r\n\r\n" % (self.parser.get_method(), self.url, lines)
+        self.parser = httptools.HttpRequestParser(self)
+        self._feed(head + rest)
 
     def _is_recognised(self, data: bytes, head: FamiliarHead) -> bool:
         """Whether ``data`` is a whole request with the head of the one before it, of a key that is known: it is
@@ -156,22 +171,22 @@ class Protocol(HttpToolsProtocol):
         if identity is None:
             return False
         self._phase, self._deadline = Phase.ANSWER, inf
-        request = self._hot = HotRequest(hot, self, head.caller)
+        request = HotRequest(hot, self, head.caller)
         self.cycle = cast(RequestResponseCycle, HotCycle(request))
+        self._give_turn(request)
         request.answer_at_once(identity, body)
         return True
 
     def pause_writing(self) -> None:
         super().pause_writing()
         self._unsent = 0
-        self._deadline = self.loop.time() + STALLED_S
+        self._reader_deadline = self.loop.time() + STALLED_S
         if self._hot is not None:
             self._hot.client.pause()
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        if self._phase is Phase.ANSWER:
-            self._deadline = inf
+        self._reader_deadline = inf
         if self._hot is not None:
             self._hot.client.resume()
 
@@ -189,12 +204,12 @@ class Protocol(HttpToolsProtocol):
 
     def look(self, now: float) -> None:
         """End the connection if it is overdue. Called about once a second."""
+        if now >= self._reader_deadline:
+            self._look_at_reader(now)
         if now < self._deadline:
             return
         if self.flow.read_paused:
             self._deadline = now + HEAD_S  # it is we who do not listen
-        elif self.flow.write_paused:
-            self._look_at_reader(now)
         elif self._phase in (Phase.HEAD, Phase.BODY):
             self._refuse(RequestTimeout())
         elif not self.transport.is_closing():
@@ -205,7 +220,7 @@ class Protocol(HttpToolsProtocol):
         if unsent == self._unsent:
             self.transport.abort()
         self._unsent = unsent
-        self._deadline = now + STALLED_S
+        self._reader_deadline = now + STALLED_S
 
     # -- the parser tells --------------------------------------------------------------------------------------
 
@@ -233,13 +248,15 @@ class Protocol(HttpToolsProtocol):
                 raise AtCapacity("The gateway has as many connections as it can hold.", retry_after_s=HEAD_S)
         except ApiError as error:
             self._stop(error)
+        if self.parser.should_upgrade():
+            return
         self._body_bytes = self._framing_bytes = 0
         self._body_began = self.loop.time()
         self._phase, self._deadline = Phase.BODY, self._body_began + HEAD_S
         if api is None or hot is None:
             self._to_asgi(head)
             return
-        keeps_alive = head.version != "1.0" and self.parser.should_keep_alive() and not self._is_upgrade
+        keeps_alive = head.version != "1.0" and self.parser.should_keep_alive()
         self._incoming = HotRequest(hot, self, read_caller(head, api, keeps_alive, hot.patience), head)
         self._queue(self._incoming)
 
@@ -250,8 +267,6 @@ class Protocol(HttpToolsProtocol):
         self.headers.extend(headers)
         self.expect_100_continue = bool(head.values(b"expect"))
         super().on_headers_complete()
-        if self._is_upgrade:
-            self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         self._body_bytes += len(body)
@@ -264,13 +279,15 @@ class Protocol(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return  # it is read once more
         self._phase = Phase.ANSWER
         self._deadline = inf
         request = self._incoming
         if request is not None:
             self._incoming = None
             request.received()
-            if request is self._hot and not request.is_started:
+            if request is self._hot:
                 request.start()
             return
         super().on_message_complete()
@@ -278,7 +295,9 @@ class Protocol(HttpToolsProtocol):
             self._wait_for(Phase.IDLE, IDLE_S)
 
     def _checked_head(self) -> RequestHead:
-        """The head that the parser has read; raises InvalidRequest where its target is none."""
+        """The head that the parser has read; raises InvalidRequest where its target is none, HeadersTooLarge."""
+        if len(self.url) > MAX_HEADER_BYTES:
+            raise HeadersTooLarge(f"At most {MAX_HEADER_BYTES} bytes of head are allowed.")
         try:
             raw_path = httptools.parse_url(self.url).path
             path = raw_path.decode("ascii")
@@ -286,10 +305,10 @@ class Protocol(HttpToolsProtocol):
             raise InvalidRequest("The request target is not valid.") from None
         if "%" in path:
             path = urllib.parse.unquote(path)
+            if not path.isprintable():  # a line end at the end of a path is none to some routers
+                raise InvalidRequest("The request target is not valid.")
         method = self.parser.get_method().decode("ascii")
-        head = RequestHead(method, path, self.headers, self.parser.get_http_version())
-        self._is_upgrade = bool(head.values(b"upgrade"))
-        return head
+        return RequestHead(method, path, self.headers, self.parser.get_http_version())
 
     def _stop(self, error: ApiError) -> None:
         """Stop the parser; the refusal follows when it has unwound."""
@@ -310,12 +329,17 @@ class Protocol(HttpToolsProtocol):
             self.flow.pause_reading()
             self.pipeline.appendleft((self.cycle, self.app))
         else:
-            self._hot = request  # and start it as soon as its body is here, or has to be waited for
+            self._give_turn(request)  # and start it as soon as its body is here, or has to be waited for
+
+    def _give_turn(self, request: HotRequest) -> None:
+        self._hot = request
+        if self.flow.write_paused:  # by the answer before
+            request.client.pause()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         if isinstance(cycle, HotCycle):
-            self._hot = cycle.request
-            self._hot.start()
+            self._give_turn(cycle.request)
+            self.loop.call_soon(cycle.request.start)  # not now: of thousands that wait, each may be over at once
         else:
             super()._start_asgi_task(cycle, app)
 
@@ -333,7 +357,8 @@ class Protocol(HttpToolsProtocol):
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
-        self.flow.resume_reading()
+        if self.flow.read_paused:
+            self._read_on()
         if self.pipeline:
             cycle, app = self.pipeline.pop()
             self._start_asgi_task(cycle, app)
@@ -344,6 +369,13 @@ class Protocol(HttpToolsProtocol):
         elif self._phase is Phase.ANSWER:
             self._wait_for(Phase.IDLE, IDLE_S)
 
+    def _read_on(self) -> None:
+        """Read again. What we did not listen to in the meantime cannot be late."""
+        self.flow.resume_reading()
+        if self._phase is Phase.HEAD or self._phase is Phase.BODY:
+            self._body_began = self.loop.time()
+            self._deadline = self._body_began + HEAD_S
+
     # -- for hot requests --------------------------------------------------------------------------------------
 
     def common_headers(self) -> bytes:
@@ -353,8 +385,8 @@ class Protocol(HttpToolsProtocol):
         self.flow.pause_reading()
 
     def resume_reading(self) -> None:
-        if not self.pipeline:
-            self.flow.resume_reading()
+        if self.flow.read_paused and not self.pipeline:
+            self._read_on()
 
     # -- refusals ----------------------------------------------------------------------------------------------
 
@@ -375,8 +407,10 @@ class Protocol(HttpToolsProtocol):
         is_in_body = self._phase is Phase.BODY
         self._go_deaf()
         if is_in_body and self._incoming is not None:
-            self._incoming.break_off(error)
-            self._incoming = None
+            request, self._incoming = self._incoming, None
+            request.break_off(error)
+            if request is self._hot:
+                request.start()
         elif is_in_body and self.cycle is not None and not isinstance(self.cycle, HotCycle):
             self._break_off(self.cycle, error)
         elif self._is_busy:

@@ -42,7 +42,10 @@ class WaitingRoom:
         """A route at once, if one has room and nobody waits before us."""
         pool = self.table.pools[model]
         pool.retries.earn()
-        return None if self._lines.get(model) else pool.take()
+        route = None if self._lines.get(model) else pool.take()
+        if route is not None:
+            self._touch(model)
+        return route
 
     def take_another(self, model: str, failed: Route) -> Route | None:
         """A route for a request that ``failed`` could not begin to answer; None: none has room, or the budget of

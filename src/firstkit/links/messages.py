@@ -193,7 +193,7 @@ class Exchange(Protocol):
         Data that was under way may come before it."""
 
     def pause(self) -> None:
-        """Stop sending data until ``resume``; what is under way still arrives."""
+        """Stop sending data until ``resume``; what is under way still arrives, over a link ``LIMIT_BYTES`` at most."""
 
     def resume(self) -> None: ...
 

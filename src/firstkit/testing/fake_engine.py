@@ -75,15 +75,15 @@ class RefusingEngine(QuickEngine):
         raise ConnectionAbortedError
 
 
-class FlappingEngine(QuickEngine):
-    """Refuses as RefusingEngine does: everything while the file ``--while-there`` is there, and else all but each
-    ``--good-every``-th request. Keeps no connection: its clients cannot take a refusal for one that was closed."""
+class FlappingEngine(RefusingEngine):
+    """Refuses everything while the file ``--while-there`` is there, and else all but each ``--good-every``-th request.
+    Keeps no connection: its clients cannot take a refusal for one that was closed."""
 
     async def reply(self, path: str, body: dict[str, Any], connection: Connection) -> None:
         connection.keeps_alive = False
-        if os.path.exists(self.while_there) or self.stats.requests % self.good_every:
-            raise ConnectionAbortedError
-        await super().reply(path, body, connection)
+        is_good = not os.path.exists(self.while_there) and self.stats.requests % self.good_every == 0
+        kind = QuickEngine if is_good else RefusingEngine
+        await kind.reply(self, path, body, connection)
 
 
 class HeldEngine(QuickEngine):

@@ -231,7 +231,8 @@ Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 class ByteServer:
     """A server that does with each connection what ``talk`` says, with a client for it.
 
-    ``connections`` were made in all, ``alive`` are open, ``left`` were left by the client while the server talked or waited.
+    ``connections`` were made in all, ``alive`` are open, ``left`` were left by the client while the
+    server talked or waited.
     """
 
     def __init__(self, folder: Path, talk: Talk, **target: Any) -> None:

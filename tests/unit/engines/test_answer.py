@@ -123,6 +123,35 @@ def test_every_kind_of_piece_is_a_token(piece: str) -> None:
     assert tail.usage == Usage(ESTIMATE, 3, True)
 
 
+def test_events_that_come_together_go_on_together() -> None:
+    pieces = [FIRST + chunk("a"), chunk("b") + chunk("c") + chunk('"'), chunk("d") + FINISH + usage_chunk() + DONE]
+    for hides in (False, True):
+        passed, tail = run(pieces, request(hide_usage=hides))
+        assert passed == b"".join(pieces).replace(DONE, b"").replace(usage_chunk() if hides else DONE, b"")
+        assert tail.usage == Usage(7, 2)
+    _, tail = run([*pieces[:2], FINISH + DONE])
+    assert tail.usage == Usage(ESTIMATE, 4, estimated=True)
+
+
+def test_choices_are_told_apart() -> None:
+    """However alike their chunks: each has to finish."""
+    said = [chunk(text, index=i) for text in ("a", "b", "c") for i in range(6)]
+    ends = [chunk(None, "stop", i) for i in range(6)]
+    passed, tail = run([*said, *ends, DONE])
+    assert passed == b"".join(said + ends)
+    assert (tail.outcome, tail.usage) == (Outcome.COMPLETE, Usage(ESTIMATE, 18, estimated=True))
+    assert run([*said, *ends[1:], DONE])[1].outcome is Outcome.FAILED
+
+
+@pytest.mark.parametrize("late", [chunk("a", "stop"), chunk("a", usage={"prompt_tokens": 1, "completion_tokens": 1})])
+def test_what_a_chunk_says_beside_its_text_is_read(late: bytes) -> None:
+    """After any number of chunks that only differed in their text."""
+    _, tail = run([*[chunk("a")] * 5, late, FINISH, DONE])
+    assert tail.usage == (Usage(1, 1) if b"usage" in late else Usage(ESTIMATE, 6, estimated=True))
+    assert run([*[chunk("a")] * 5, chunk("a", "stop"), DONE])[1].outcome is Outcome.COMPLETE
+    assert run([*[chunk("a")] * 5, chunk("a", error={"message": "full"}), FINISH, DONE])[1].error == "full"
+
+
 def test_completions_have_text() -> None:
     body = data({"choices": [{"index": 0, "text": "x", "finish_reason": None}]})
     _, tail = run(body + data({"choices": [{"index": 0, "text": "", "finish_reason": "length"}]}) + DONE)
@@ -214,11 +243,49 @@ def test_of_large_answers_only_the_ends_and_the_usage_are_read() -> None:
 def test_an_answer_without_end_is_refused() -> None:
     meter = AnswerMeter(request(stream=False), 0.0)
     meter.head(200, "application/json")
-    fed = 0
+    fed = len(meter.feed(b"{", 0.0))
     while not meter.is_over:
         fed += len(meter.feed(b"x" * 1024 * 1024, 0.0))
-    assert fed == 64 * 1024 * 1024
+    assert fed == 63 * 1024 * 1024 + 1
     assert "longer than 64 MiB" in (meter.end(1.0).error or "")
+
+
+def test_a_large_answer_that_is_no_object_is_not_waited_for() -> None:
+    meter = AnswerMeter(request(stream=False), 0.0)
+    meter.head(200, "application/json")
+    fed = 0
+    while not meter.is_over:
+        fed += len(meter.feed(b"x" * 1024, 0.0))
+    assert fed <= PARSED_WHOLE_BYTES + 1024
+    assert meter.end(1.0).error == "the engine's answer is not a JSON object"
+
+
+USAGE = b'"usage":{"prompt_tokens":3,"completion_tokens":4}'
+
+
+@pytest.mark.parametrize("size", [1, 1000, 65536, 10**7])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"data":"' + b"x" * PARSED_WHOLE_BYTES * 4 + b'",' + USAGE + b"}",
+        b"{" + USAGE + b',"data":"' + b"x" * PARSED_WHOLE_BYTES * 4 + b'"}',
+        b'{"data":"'
+        + b"x" * (PARSED_WHOLE_BYTES - 20)
+        + b'",'
+        + USAGE
+        + b',"more":"'
+        + b"x" * PARSED_WHOLE_BYTES
+        + b'"}\n',
+    ],
+    ids=["at the end", "at the start", "where it is cut"],
+)
+def test_the_usage_of_a_large_answer_is_found_wherever_it_is(body: bytes, size: int) -> None:
+    assert len(body) > PARSED_WHOLE_BYTES
+    meter = AnswerMeter(request(stream=False), 0.0)
+    meter.head(200, "application/json")
+    pieces = [body[i : i + size] for i in range(0, len(body), size)]
+    assert b"".join(meter.feed(piece, 1.0) for piece in pieces) == body
+    assert meter.end(2.0) == Tail(Outcome.COMPLETE, Usage(3, 4), None, None, None, 2.0)
 
 
 # -- heads ---------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Engines that send what nobody should: the answer fails, memory is bounded, the connection goes, the next one is fine."""
+"""Engines that send what nobody should: the answer fails, memory is bounded, the connection goes."""
 
 from __future__ import annotations
 
@@ -85,10 +85,16 @@ ENDLESS: dict[str, tuple[bytes, bytes, bool, int, str]] = {
     "heads": (b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 400, True, MIB, "does not speak HTTP"),
     "an extension": (EVENTS + b"5;", PIECE, True, MIB, "does not speak HTTP"),
     "trailers": (EVENTS + b"0\r\n", b"x: y\r\n" * 1000, True, MIB, "does not speak HTTP"),
-    "an object": (JSON + b"transfer-encoding: chunked\r\n\r\n" + framed(b'{"a":"'), framed(PIECE), False, BODY_LIMIT_BYTES, "than 64 MiB"),
+    "an object": (
+        JSON + b"transfer-encoding: chunked\r\n\r\n" + framed(b'{"a":"'),
+        framed(PIECE),
+        False,
+        BODY_LIMIT_BYTES,
+        "than 64 MiB",
+    ),
     "no object": (UNTIL_EOF % b"application/json", PIECE, False, MIB, "not a JSON object"),
     "a refusal": (b"HTTP/1.1 500 X\r\n\r\n", PIECE, True, BODY_LIMIT_BYTES, "than 64 MiB"),
-}  # fmt: skip
+}
 
 
 @pytest.fixture
@@ -158,12 +164,17 @@ WRONG: list[tuple[str, bytes, bool, str]] = [
     ("a longer body", plain(OBJECT).replace(b"length: 64", b"length: 60"), False, "not a JSON object"),
     ("no length at all", UNTIL_EOF % b"application/json" + OBJECT[:-9], False, "not a JSON object"),
     ("a stream that is cut", EVENTS + framed(chunk("a"))[:-9], True, "broke off"),
-    ("a length and chunks", EVENTS.replace(b"x-y: z", b"content-length: 9") + framed(GOOD, b""), True, "not speak HTTP"),
+    (
+        "a length and chunks",
+        EVENTS.replace(b"x-y: z", b"content-length: 9") + framed(GOOD, b""),
+        True,
+        "not speak HTTP",
+    ),
     ("an answer of HTTP/2", b"HTTP/2.0 200 OK\r\ncontent-length: 0\r\n\r\n", True, "not speak HTTP"),
     ("a redirect", b"HTTP/1.1 307 X\r\nlocation: http://127.0.0.1:1/\r\ncontent-length: 0\r\n\r\n", True, "status 307"),
     ("gzip", EVENTS.replace(b"x-y: z", b"content-encoding: gzip") + framed(GOOD, b""), True, "compressed"),
     ("nothing", b"", True, "broke off"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("answer", "stream", "error"), [w[1:] for w in WRONG], ids=[w[0] for w in WRONG])

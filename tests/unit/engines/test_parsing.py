@@ -50,15 +50,30 @@ GOOD = [
     ("no body", OK + b"content-length: 0\r\n\r\n", KEPT, b""),
     ("no content", b"HTTP/1.1 204 No Content\r\n\r\n", KEPT, b""),
     ("not modified", b"HTTP/1.1 304 Not Modified\r\ncontent-length: 5\r\n\r\n", KEPT, b""),
-    ("continue first", b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Hints\r\nlink: x\r\n\r\n" + FIVE + b"abcde", KEPT, b"abcde"),
+    (
+        "continue first",
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Hints\r\nlink: x\r\n\r\n" + FIVE + b"abcde",
+        KEPT,
+        b"abcde",
+    ),
     ("it is the last", OK + b"connection: close\r\ncontent-length: 5\r\n\r\nabcde", WHOLE, b"abcde"),
     ("HTTP/1.0", b"HTTP/1.0 200 OK\r\ncontent-length: 5\r\n\r\nabcde", WHOLE, b"abcde"),
-    ("HTTP/1.0, alive", b"HTTP/1.0 200 OK\r\nconnection: keep-alive\r\ncontent-length: 5\r\n\r\nabcde", WHOLE, b"abcde"),
+    (
+        "HTTP/1.0, alive",
+        b"HTTP/1.0 200 OK\r\nconnection: keep-alive\r\ncontent-length: 5\r\n\r\nabcde",
+        WHOLE,
+        b"abcde",
+    ),
     ("until the end", OK + b"\r\nabcde", MORE, b"abcde"),
     ("too short", FIVE + b"abc", MORE, b"abc"),
     ("chunks without end", CHUNKED + b"3\r\nabc\r\n", MORE, b"abc"),
-    ("upgrade is offered", OK + b"connection: upgrade\r\nupgrade: h2c\r\ncontent-length: 5\r\n\r\nabcde", KEPT, b"abcde"),
-]  # fmt: skip
+    (
+        "upgrade is offered",
+        OK + b"connection: upgrade\r\nupgrade: h2c\r\ncontent-length: 5\r\n\r\nabcde",
+        KEPT,
+        b"abcde",
+    ),
+]
 
 MORE_THAN_ONE = [
     ("a second answer", FIVE + b"abcde" + FIVE + b"fghij"),
@@ -162,7 +177,11 @@ def test_the_end_of_the_connection(parser: Maker) -> None:
 
 def test_one_after_the_other(parser: Maker) -> None:
     reader = parser()
-    for data in (FIVE + b"abcde", CHUNKED + b"5\r\nabcde\r\n0\r\n\r\n", OK + b"content-type: a/B\r\ncontent-length: 5\r\n\r\nabcde"):  # fmt: skip # noqa: E501
+    for data in (
+        FIVE + b"abcde",
+        CHUNKED + b"5\r\nabcde\r\n0\r\n\r\n",
+        OK + b"content-type: a/B\r\ncontent-length: 5\r\n\r\nabcde",
+    ):
         assert reader.head is None
         assert reader.feed(data) == b"abcde"
         assert reader.is_over
@@ -223,8 +242,20 @@ def test_many_small_chunks_are_no_flood(parser: Maker) -> None:
     assert (how, len(body)) == (MORE, 30_000)
 
 
-WORDS = [b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 100 C\r\n\r\n", b"content-length: 5\r\n", b"transfer-encoding: chunked\r\n",
-         b"\r\n", b"abcde", b"5\r\n", b"0\r\n\r\n", b"connection: close\r\n", b"\n", b"HTTP/1.1 204 N\r\n", b"x: y\r\n"]  # fmt: skip
+WORDS = [
+    b"HTTP/1.1 200 OK\r\n",
+    b"HTTP/1.1 100 C\r\n\r\n",
+    b"content-length: 5\r\n",
+    b"transfer-encoding: chunked\r\n",
+    b"\r\n",
+    b"abcde",
+    b"5\r\n",
+    b"0\r\n\r\n",
+    b"connection: close\r\n",
+    b"\n",
+    b"HTTP/1.1 204 N\r\n",
+    b"x: y\r\n",
+]
 
 
 @given(st.lists(st.sampled_from(WORDS) | st.binary(max_size=8), max_size=14), st.lists(st.integers(0, 200), max_size=8))

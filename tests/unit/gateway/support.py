@@ -257,7 +257,7 @@ def without_database(folder: Path) -> Gateway:
         forecasts=forecasts,
         pilots=Pilots(db, room, lambda job_id: None),
         relay=Relay(room, forecasts, Spool(folder / "spool")),
-        wake=WakeServer(folder / "controller.sock", lambda message: None, lambda job_id: None),
+        wake=WakeServer(folder / "controller.sock", lambda message: None, lambda: None),
         started_at=now(),
     )
 

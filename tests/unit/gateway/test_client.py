@@ -286,7 +286,7 @@ def test_a_source_that_does_not_pause_is_cut_off(wire: Wire, client: Client, cap
     client.write(b"x")
     assert wire.transport.is_aborted
     assert source.calls == ["pause", "cancel"]
-    assert [record.action for record in caplog.records] == ["slow_client"]  # type: ignore[attr-defined]
+    assert [record.action for record in caplog.records] == ["slow_client"]
 
 
 def test_a_large_piece_to_a_client_that_keeps_up_is_fine(wire: Wire, client: Client) -> None:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from firstkit.accounting.limits import KeyLimits
 from firstkit.auth.authenticator import Identity
+from firstkit.clock import monotonic
 from firstkit.errors import StoreUnavailable
 from firstkit.gateway import relay
 from firstkit.gateway.hot import STRANGERS_BYTES
@@ -70,7 +71,7 @@ async def test_one_thing_after_the_other(folder: Path, is_whole: bool) -> None:
     if is_whole:
         assert await said("key", RIGHT_TYPE) == "invalid_json"
     else:
-        served.port.limits.enter("prefix", relay.monotonic())
+        served.port.limits.enter("prefix", monotonic())
     assert await said("key", RIGHT_TYPE) == "rate_limit_exceeded"
     assert await said("key", WRONG_TYPE) == "unsupported_media_type"
     assert await said("poor", RIGHT_TYPE) == "insufficient_scope"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 from starlette.requests import Request
 
+from firstkit.accounting.limits import KeyLimits
 from firstkit.auth.permissions import Identity
 from firstkit.errors import StoreUnavailable, Unauthenticated
 from firstkit.gateway.app import build_app
@@ -14,7 +16,8 @@ from firstkit.gateway.guard import Guard
 from firstkit.gateway.identity import LOCAL_ADMIN, Identify, identity_of, local_admin
 from firstkit.gateway.request import RequestHead
 from firstkit.gateway.state import Gateway
-from unit.gateway.support import Answer, ask
+from unit.gateway.support import Answer, Gated, ask
+from unit.gateway.upstreams import until
 
 USER = Identity("u", "user", "p", "prefix", frozenset({"inference"}))
 ROUTES = {"inference": ["/v1/models", "/openapi.json", "/docs"], "metrics": ["/metrics"], "admin": ["/admin/status"]}
@@ -80,6 +83,44 @@ async def test_whoever_opens_the_admin_socket_is_an_admin_but_asks_no_model(gate
     assert LOCAL_ADMIN.scopes == {"metrics", "admin"}
     assert (await get(gateway, "/admin/status", local_admin)).status == 200
     assert (await get(gateway, "/v1/models", local_admin)).status == 403
+
+
+async def test_requests_count_for_the_limits_of_their_key(gateway: Gateway) -> None:
+    async def user(head: RequestHead) -> Identity:
+        return USER
+
+    limits = KeyLimits(per_minute=2, at_a_time=1)
+    app = Guard(Identify(build_app(gateway), user, limits))
+    assert [(await ask(app, "/v1/models")).status for _ in range(2)] == [200, 200]
+    refused = await ask(app, "/v1/models")
+    assert (refused.status, refused.error["code"]) == (429, "rate_limit_exceeded")
+    assert refused.headers[b"x-ratelimit-remaining-requests"] == b"0"
+    assert (await ask(app, "/health")).status == 200, "who needs no key has no limit"
+
+
+async def test_a_request_that_fails_is_under_way_no_more(gateway: Gateway) -> None:
+    async def user(head: RequestHead) -> Identity:
+        return USER
+
+    async def fails(*_: Any) -> None:
+        raise ValueError
+
+    app = Guard(Identify(fails, user, KeyLimits(at_a_time=1)))
+    assert [(await ask(app, "/x")).status for _ in range(3)] == [500] * 3
+
+
+async def test_so_many_are_under_way_at_a_time(gateway: Gateway) -> None:
+    async def user(head: RequestHead) -> Identity:
+        return USER
+
+    app = Gated()
+    guarded = Guard(Identify(app, user, KeyLimits(at_a_time=1)))
+    first = asyncio.ensure_future(ask(guarded, "/x"))
+    await until("it is under way", lambda: bool(app.paths))
+    assert (await ask(guarded, "/x")).status == 429
+    app.gate.set()
+    assert (await first).status == 200
+    assert (await ask(guarded, "/x")).status == 200
 
 
 def test_the_route_sees_who_came() -> None:

@@ -229,7 +229,7 @@ async def test_no_request_reaches_a_stub(
 async def test_nor_does_one_with_an_escaped_line_end(
     served: Served, caplog: pytest.LogCaptureFixture, path: str
 ) -> None:
-    assert (await never_a_stub(served, request(path=f"{path}%0a"), caplog)).status == 404
+    assert (await never_a_stub(served, request(path=f"{path}%0a"), caplog)).status == 400
 
 
 @pytest.mark.parametrize("path", STUBS)

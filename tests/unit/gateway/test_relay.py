@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +127,7 @@ def over(world: World, asked: Asked, outcome: str) -> dict[str, Any]:
 # -- streams -----------------------------------------------------------------------------------------------------------
 
 
-async def test_a_good_stream_ends_by_done(world: World) -> None:
+async def test_good_stream_ends_by_done(world: World) -> None:
     replica = world.add()
     asked = world.ask()
     replica.last.stream(CHUNK)
@@ -151,7 +150,7 @@ async def test_an_old_client_gets_the_same_without_chunks(world: World) -> None:
 
 
 @pytest.mark.parametrize("outcome", BROKEN)
-async def test_a_broken_stream_ends_by_one_error_event(world: World, outcome: Outcome) -> None:
+async def test_broken_stream_ends_by_one_error_event(world: World, outcome: Outcome) -> None:
     replica = world.add()
     asked = world.ask()
     replica.last.stream(CHUNK)
@@ -164,21 +163,16 @@ async def test_a_broken_stream_ends_by_one_error_event(world: World, outcome: Ou
     assert (line["completion_tokens"], line["estimated"]) == (1, True), "what was delivered is charged"
 
 
-async def test_usage_is_written_before_the_terminal_bytes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_usage_is_written_before_the_terminal_bytes(world: World) -> None:
     replica = world.add()
-    seen = []
+    seen: list[int] = []
     for stream in (True, False):
         asked = world.ask(stream)
-        ended = asked.client._write
-
-        def write(data: bytes, ended: Callable[[bytes], None] = ended) -> None:
-            seen.append((b"[DONE]" in data or b"content-length" in data, len(world.lines())))
-            ended(data)
-
-        asked.client._write = write  # type: ignore[method-assign]
+        asked.wire.transport.on_write = lambda data: seen.append(len(world.lines()))
         replica.last.stream(CHUNK) if stream else replica.last.head()
+        before = len(seen)
         replica.last.complete()
-    assert [count for is_last, count in seen if is_last] == [1, 2]
+        assert seen[before:] == [1 if stream else 2]
 
 
 async def test_a_body_is_let_go_with_the_first_byte(world: World) -> None:
@@ -302,7 +296,7 @@ async def test_a_refusal_that_is_not_the_client_s_doing(world: World, status: in
 
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.LOST])
-async def test_what_did_not_begin_goes_to_another_replica(world: World, outcome: Outcome, stream: bool) -> None:
+async def test_untouched_failure_goes_to_another_replica_once(world: World, outcome: Outcome, stream: bool) -> None:
     broken, good = world.add(), world.add()
     asked = world.ask(stream)
     broken.last.end(outcome, "refused", usage=None)
@@ -348,7 +342,7 @@ async def test_nor_does_what_another_would_not_do_better(world: World, outcome: 
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_nothing_is_replayed_after_its_first_byte(world: World, stream: bool) -> None:
+async def test_nothing_is_replayed_after_the_first_byte(world: World, stream: bool) -> None:
     broken, spare = world.add(), world.add()
     asked = world.ask(stream)
     broken.last.stream(CHUNK) if stream else broken.last.head()
@@ -442,7 +436,7 @@ async def test_where_all_replicas_fail_it_is_said_at_once(world: World) -> None:
 # -- waiting -----------------------------------------------------------------------------------------------------------
 
 
-async def test_those_who_wait_are_served_in_order(world: World) -> None:
+async def test_waiters_are_served_in_order(world: World) -> None:
     waiting = [world.ask() for _ in range(2)]
     assert world.room.waiting("m") == 2
     refused = world.ask()
@@ -550,7 +544,7 @@ async def test_a_stream_that_says_nothing_is_kept_alive(world: World, monkeypatc
 # -- clients that go, or are slow --------------------------------------------------------------------------------------
 
 
-async def test_a_client_that_leaves_is_billed_for_what_it_got(world: World) -> None:
+async def test_client_that_leaves_aborts_and_is_billed_for_what_it_got(world: World) -> None:
     replica = world.add()
     asked = world.ask()
     replica.last.stream(CHUNK)
@@ -574,7 +568,7 @@ async def test_what_was_under_way_to_a_client_that_left_is_dropped(world: World)
     over(world, asked, "cancelled")
 
 
-async def test_a_slow_client_pauses_its_own_replica(world: World) -> None:
+async def test_slow_reader_pauses_its_own_stream(world: World) -> None:
     replica = world.add()
     slow, other = world.ask(), world.ask()
     slow.client.pause()
@@ -592,7 +586,7 @@ def refuse(*_: object) -> None:
 
 
 @pytest.mark.parametrize("waits", [False, True])
-async def test_a_disk_that_refuses_lets_no_work_in(world: World, monkeypatch: pytest.MonkeyPatch, waits: bool) -> None:
+async def test_disk_that_refuses_lets_no_work_in(world: World, monkeypatch: pytest.MonkeyPatch, waits: bool) -> None:
     monkeypatch.setattr(world.spool, "opened", refuse)
     replica = None if waits else world.add()
     asked = world.ask()

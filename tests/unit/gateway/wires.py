@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from unit.gateway.support import Answer, parsed
 
 
@@ -12,7 +14,11 @@ class Written:
         self.data = bytearray()
         self.unsent_bytes = 0
         self.is_aborted = False
-        self.write = self.data.extend
+        self.on_write: Callable[[bytes], None] = lambda data: None
+
+    def write(self, data: bytes) -> None:
+        self.on_write(data)
+        self.data += data
 
     def get_write_buffer_size(self) -> int:
         return self.unsent_bytes

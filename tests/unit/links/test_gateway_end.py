@@ -246,6 +246,26 @@ async def test_frames_for_finished_streams_are_ignored(ends: Ends) -> None:
     assert sink.data == []
 
 
+async def test_a_pilot_that_does_not_read_leaves_large_bodies_where_they_are(ends: Ends) -> None:
+    await ends.listen()
+    peer = await ends.admitted_peer()
+    link, body = ends.made[0], bytes(range(256)) * 65_536
+    peer.transport.pause_reading()
+    exchange = link.open(request(body), body, RememberingSink())
+    await until(lambda: link._is_held, "a full transport")
+    link.open(request(b"small"), b"small", RememberingSink())
+    exchange.pause()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert link._transport is not None
+    assert link._transport.get_write_buffer_size() < 1024 * 1024
+    peer.transport.resume_reading()
+    await until(lambda: sum(map(len, peer.got(FrameType.BODY))) == len(body) + 5, "the bodies")
+    assert b"".join(payload for kind, number, payload in peer.frames if (kind, number) == (FrameType.BODY, 1)) == body
+    order = [(kind, number) for kind, number, _ in peer.frames]
+    assert order.index((FrameType.PAUSE, 1)) < len(order) - order[::-1].index((FrameType.BODY, 1)) - 1
+
+
 async def test_impossible_numbers_and_heads_are_not_passed_on(ends: Ends) -> None:
     await ends.listen()
     peer = await ends.admitted_peer()

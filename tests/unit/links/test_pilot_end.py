@@ -243,10 +243,10 @@ async def test_a_slow_client_holds_its_own_stream_only_and_loses_nothing(ends: E
         exchange.sink.on_data(b"%07d " % (sent // 8) * 512)
         sent += 4096
         await asyncio.sleep(0)
-    for _ in range(100):
+    for count in range(1, 41):
         other.sink.on_data(bytes(50_000))
-        await asyncio.sleep(0)
-    await until(lambda: len(quick.body) == 5_000_000 and len(slow.body) == sent)
+        await until(lambda count=count: sum(map(len, quick.data)) == count * 50_000)
+    await until(lambda: len(slow.body) == sent)
     assert other.news == []
     assert sent == WINDOW_BYTES
     handle.resume()

@@ -1,0 +1,60 @@
+"""What our own OpenAPI document says, taken at its word by Schemathesis: no request that it allows, or forbids, is a fault."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from faults.outside import Outside, assert_sound, gateway, outside
+from lab import Lab
+
+CONFIGURATION = """
+[parameters]
+"path.model_id" = "echo"
+"body.model" = "echo"
+
+[checks.not_a_server_error]
+expected-statuses = ["2xx", "3xx", "4xx", 502, 503, 504]
+
+[[operations]]
+include-path-regex = "^/(health|ready)$"
+checks.ignored_auth.enabled = false
+"""
+"""Statuses of engines that fail, are not ready or say nothing are documented; no others of 500 and more are."""
+CHECKS = "not_a_server_error,content_type_conformance,response_schema_conformance,unsupported_method,ignored_auth"
+
+
+@pytest.fixture(scope="module")
+def engines() -> Iterator[Outside]:
+    with outside() as engines:
+        engines.add("echo")
+        yield engines
+
+
+@pytest.fixture(scope="module")
+def lab(engines: Outside) -> Iterator[Lab]:
+    with gateway(engines, idle_timeout=5) as lab:
+        yield lab
+        assert_sound(lab)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("examples", [15, pytest.param(300, marks=[pytest.mark.long, pytest.mark.timeout(1800)])])
+def test_every_route_keeps_to_the_document(lab: Lab, examples: int) -> None:
+    """Every route with data that fits and data that does not, with a key that opens all of them."""
+    configuration = lab.folder / "schemathesis.toml"
+    configuration.write_text(CONFIGURATION)
+    options = ["--generation-deterministic", "--no-color", "--phases", "coverage,fuzzing"]
+    options += ["--max-examples", str(examples), "--checks", CHECKS]
+    options += ["--header", f"Authorization: Bearer {lab.key}", "--request-timeout", "30"]
+    program = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(configuration), "run"]
+    url = f"http://127.0.0.1:{lab.port}/openapi.json"
+    done = subprocess.run([*program, *options, url], capture_output=True, text=True, cwd=lab.folder, check=False)
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
+    generated = re.search(r"(\d+) generated", done.stdout)
+    assert generated, done.stdout
+    assert int(generated[1]) > 10 * examples
