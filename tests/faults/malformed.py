@@ -50,9 +50,7 @@ def post(
     return bare(*lines, b"content-length: %d" % len(body), start=start, host=host, auth=auth, kind=kind) + body
 
 
-def bare(
-    *lines: bytes, start: bytes = POST, host: bytes = HOST, auth: bytes = AUTH, kind: bytes = JSON
-) -> bytes:
+def bare(*lines: bytes, start: bytes = POST, host: bytes = HOST, auth: bytes = AUTH, kind: bytes = JSON) -> bytes:
     """The head of a request, without length and body."""
     return start + b"\r\n" + host + auth + kind + b"".join(line + b"\r\n" for line in lines) + b"\r\n"
 
@@ -303,14 +301,23 @@ _LENGTHS = {
 for _name, _value in _LENGTHS.items():
     case(f"length: {_name}", bare(b"content-length: " + _value) + b"{}", 400)
 for _value in (b"18446744073709551616", b"18446744073709551618", b"9" * 30, b"9" * 1000):
-    case(f"a length of {len(_value)} digits, {_value[-2:].decode()}", bare(b"content-length: " + _value) + b"{}", 400, 413)
+    case(
+        f"a length of {len(_value)} digits, {_value[-2:].decode()}",
+        bare(b"content-length: " + _value) + b"{}",
+        400,
+        413,
+    )
 case("a length with zeros first", bare(b"content-length: 000%d" % len(BODY)) + BODY, 200, 400, stays=True)
 case("no length", bare(), 400, stays=True)
 case("a length of nothing", bare(b"content-length: 0"), 400, stays=True)
 case("a body of GET", get(b"content-length: 5") + b"hello", 200, 400, stays=True)
 case("chunks of GET", get(b"transfer-encoding: chunked") + chunk(b"hello") + LAST, 200, 400, stays=True)
 case("a body that says it is too large", bare(b"content-length: %d" % (32 * MIB + 1)), 413)
-case("another body that says it is too large", bare(b"content-length: %d" % (MIB + 1), start=b"POST /admin/keys HTTP/1.1"), 413)
+case(
+    "another body that says it is too large",
+    bare(b"content-length: %d" % (MIB + 1), start=b"POST /admin/keys HTTP/1.1"),
+    413,
+)
 
 # -- transfer encodings ------------------------------------------------------------------------------------------------
 
@@ -339,7 +346,11 @@ for _name, _value in _CODINGS.items():
     case(f"coding: {_name}", chunked(WHOLE, LAST, lines=[b"transfer-encoding: " + _value]), 400)
 case("coding: in two headers", chunked(WHOLE, LAST, lines=[b"transfer-encoding: chunked"] * 2), 400)
 case("coding: two kinds", chunked(WHOLE, LAST, lines=[b"transfer-encoding: chunked", b"transfer-encoding: x"]), 400)
-case("coding: two kinds, other way", chunked(WHOLE, LAST, lines=[b"transfer-encoding: x", b"transfer-encoding: chunked"]), 400)
+case(
+    "coding: two kinds, other way",
+    chunked(WHOLE, LAST, lines=[b"transfer-encoding: x", b"transfer-encoding: chunked"]),
+    400,
+)
 case("coding: a space before the colon", chunked(WHOLE, LAST, lines=[b"transfer-encoding : chunked"]), 400)
 case("coding: folded", chunked(WHOLE, LAST, lines=[b"transfer-encoding:", b" chunked"]), 400)
 case("coding: with HTTP 1.0", chunked(WHOLE, LAST, start=POST[:-1] + b"0"), 400)
@@ -413,7 +424,12 @@ case("Expect of another kind for a page", get(b"expect: 200-ok"), 417)
 case("Expect without a key", post(b"expect: 100-continue", auth=b""), 401, stays=True)
 case("Expect of too much", bare(b"expect: 100-continue", b"content-length: %d" % (32 * MIB + 1)), 413)
 case("Expect with HTTP 1.0", post(b"expect: 100-continue", start=POST[:-1] + b"0"), 200)
-_WEBSOCKET = (b"upgrade: websocket", b"connection: Upgrade", b"sec-websocket-version: 13", b"sec-websocket-key: " + b"A" * 22 + b"==")
+_WEBSOCKET = (
+    b"upgrade: websocket",
+    b"connection: Upgrade",
+    b"sec-websocket-version: 13",
+    b"sec-websocket-key: " + b"A" * 22 + b"==",
+)
 _H2C = (b"upgrade: h2c", b"connection: Upgrade, HTTP2-Settings", b"http2-settings: AAMAAABkAAQAAP__")
 case("a websocket", get(*_WEBSOCKET), 200)
 case("a websocket of a hot route", bare(*_WEBSOCKET, start=b"GET /v1/chat/completions HTTP/1.1"), 405)

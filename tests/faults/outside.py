@@ -1,4 +1,4 @@
-"""External services that say what they were asked, and a gateway in front of them: the ground of the client-side tests."""
+"""External services that say what they were asked, and a gateway in front of them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import json
 import threading
 from collections.abc import Iterator
 from typing import Any
+
+import psutil
 
 from firstkit.testing.fake_answer import Answer, event
 from firstkit.testing.fake_engine import QuickEngine, parse
@@ -161,14 +163,24 @@ def gateway(engines: Outside, kind: type[Lab] = Lab, **server: Any) -> Iterator[
         lab.close()
 
 
-def assert_sound(lab: Lab) -> None:
-    """The gateway lives, is healthy, measures, and has written no fault of ours into its log."""
+def log_of(lab: Lab) -> str:
+    return (lab.folder / "firstkit.gateway.log").read_text(errors="replace")
+
+
+def descriptors(lab: Lab) -> int:
+    """How many the gateway has open: a handful, one for each client, one for each request to an engine."""
+    assert lab.gateway
+    return int(psutil.Process(lab.gateway.pid).num_fds())
+
+
+def assert_sound(lab: Lab, since: int = 0) -> None:
+    """The gateway lives, is healthy, measures, and has written no fault of ours into its log (from ``since`` on)."""
     assert lab.gateway is not None
     assert lab.gateway.poll() is None, lab.logs()
     assert lab.get("/health") == (200, b'{"status":"ok"}')
     status, metrics = lab.get("/metrics", authorization=f"Bearer {lab.key}")
     assert status == 200
     assert b"first_loop_lag_seconds_count" in metrics
-    log = (lab.folder / "firstkit.gateway.log").read_text(errors="replace")
+    log = log_of(lab)[since:]
     for fault in ("Traceback", "internal_error", "never retrieved", "Unclosed", "Exception"):
         assert fault not in log, log[-6000:]

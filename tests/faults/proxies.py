@@ -74,6 +74,7 @@ class Kind:
     package: str
     text: str
     settings: tuple[tuple[str, str], ...]
+    is_lenient: bool = False
 
     def command(self, path: str, configuration: Path) -> list[str]:
         if self.package == "nginx":
@@ -83,9 +84,9 @@ class Kind:
 
 KINDS = (
     Kind("nginx, bodies held", "nginx", NGINX, (("buffering", "on"),)),
-    Kind("nginx, bodies passed on", "nginx", NGINX, (("buffering", "off"),)),
+    Kind("nginx, bodies passed on", "nginx", NGINX, (("buffering", "off"),), is_lenient=True),
     Kind("haproxy", "haproxy", HAPROXY, (("option", "option http-keep-alive"),)),
-    Kind("haproxy, lenient", "haproxy", HAPROXY, (("option", "option accept-invalid-http-request"),)),
+    Kind("haproxy, lenient", "haproxy", HAPROXY, (("option", "option accept-invalid-http-request"),), is_lenient=True),
 )
 
 

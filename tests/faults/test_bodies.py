@@ -163,7 +163,10 @@ REFUSED: dict[str, tuple[bytes, str]] = {
         chat(content=b'[{"type": "image_url", "image\\u005furl": {"url": "http://x/"}}]'),
         "messages",
     ),
-    "an image by address, in no list": (chat(content=b'{"type": "image_url", "image_url": {"url": "http://x/"}}'), "messages"),
+    "an image by address, in no list": (
+        chat(content=b'{"type": "image_url", "image_url": {"url": "http://x/"}}'),
+        "messages",
+    ),
     "an image by address, twice": (
         chat(content=b'[{"type": "image_url", "image_url": {"url": "http://x/"}, "image_url": {"url": "data:,"}}]'),
         "messages",
@@ -227,7 +230,7 @@ def test_what_is_refused(lab: Lab, engine: EchoEngine, name: str) -> None:
     assert answer.status == 400, answer
     error = answer.error
     assert error["type"] == "invalid_request_error"
-    assert what in (error["code"], error["param"]) or "invalid_json" == what and error["code"] == "invalid_request"
+    assert what in (error["code"], error["param"]) or (what == "invalid_json" and error["code"] == "invalid_request")
     assert len(answer.body) < 1000
     assert len(engine.bodies) == before
 
@@ -340,10 +343,13 @@ VALUES = st.recursive(
 KNOWN = st.sampled_from(
     ["model", "messages", "prompt", "input", "stream", "stream_options", "max_tokens", "n", "user", "tools", "metadata"]
 )
-MESSAGES = st.lists(st.dictionaries(st.sampled_from(["role", "content", "name", "image_url"]), VALUES, max_size=4), max_size=3)
+MESSAGES = st.lists(
+    st.dictionaries(st.sampled_from(["role", "content", "name", "image_url"]), VALUES, max_size=4), max_size=3
+)
 REQUESTS = st.dictionaries(KNOWN | TEXTS, VALUES, max_size=6).flatmap(
     lambda odd: st.fixed_dictionaries(
-        {}, optional={"model": st.just("echo") | VALUES, "messages": MESSAGES | VALUES, "prompt": VALUES, "input": VALUES}
+        {},
+        optional={"model": st.just("echo") | VALUES, "messages": MESSAGES | VALUES, "prompt": VALUES, "input": VALUES},
     ).map(lambda known: {**odd, **known})
 )
 
@@ -351,9 +357,7 @@ REQUESTS = st.dictionaries(KNOWN | TEXTS, VALUES, max_size=6).flatmap(
 def examples(most: int) -> settings:
     """So many of them, the same in every run, however slow the machine is."""
     unhurried = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-    return settings(
-        max_examples=most, deadline=None, derandomize=True, database=None, suppress_health_check=unhurried
-    )
+    return settings(max_examples=most, deadline=None, derandomize=True, database=None, suppress_health_check=unhurried)
 
 
 @examples(100)

@@ -1,4 +1,4 @@
-"""A gateway that runs out of file descriptors: new clients are told so, the streams of the others go on to their end."""
+"""A gateway that runs out of file descriptors: new clients are told so, and the streams of the others go on."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def lab(engines: Outside, gated: GatedEngine) -> Iterator[Lab]:
 
 
 def test_streams_until_nothing_is_left(lab: Lab, gated: GatedEngine) -> None:
-    """Each new stream either begins or is refused; all that began are whole in the end, and then there is room again."""
+    """Each new stream begins or is refused; all that began are whole in the end, and then there is room again."""
     streams: list[Wire] = []
     refused: list[Answer] = []
     closed = 0

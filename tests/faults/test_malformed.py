@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import socket
+import struct
 from collections.abc import Iterator
 
 import pytest
 
 from faults.malformed import BODY, CASES, JSON, Case, post
-from faults.outside import EchoEngine, Outside, assert_sound, gateway, outside
+from faults.outside import EchoEngine, Outside, assert_sound, descriptors, gateway, log_of, outside
 from faults.wire import Answer, Wire, chat_request
-from lab import Lab
+from lab import Lab, wait_for
 
 PROBE = b"GET /health?probe HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
 TRICKLED = 1500
@@ -33,8 +35,10 @@ def engine(engines: Outside) -> EchoEngine:
 def lab(engines: Outside, engine: EchoEngine) -> Iterator[Lab]:
     engines.add("slow", token_delay=0.02)
     with gateway(engines) as lab:
+        few = descriptors(lab)
         yield lab
         assert_sound(lab)
+        wait_for("no connection is forgotten", lambda: descriptors(lab) < few + 80, 20)
 
 
 def named(cases: list[Case]) -> pytest.MarkDecorator:
@@ -183,7 +187,9 @@ def test_who_sends_too_much_can_read_the_refusal(lab: Lab, path: str, limit: int
 
 def test_who_has_no_key_can_read_the_refusal(lab: Lab) -> None:
     with Wire(lab.port) as wire:
-        wire.send(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n" % (30 * MIB) + JSON + b"\r\n")
+        wire.send(
+            b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n" % (30 * MIB) + JSON + b"\r\n"
+        )
         wire.until(b"HTTP/1.1 401 ")
         wire.send(b" " * 30 * MIB)
         assert wire.answer().error["code"] == "invalid_api_key"
@@ -202,6 +208,39 @@ def test_ten_requests_in_one_write_are_answered_in_order(lab: Lab) -> None:
         assert wire.answer().says_close
         assert wire.rest() == b""
     assert said == [prompt for _, _, prompt in wanted]
+
+
+def test_a_large_request_and_half_of_the_next_in_one_write(lab: Lab) -> None:
+    """The bytes of a whole request are none of the head that begins behind it."""
+    first, second = (chat_request(lab.key, f"prompt {i}", filler="x" * 100_000) for i in range(2))
+    with Wire(lab.port) as wire:
+        wire.send(first + second[:20])
+        assert wire.answer().said == "prompt 0"
+        wire.send(second[20:])
+        assert wire.answer().said == "prompt 1"
+
+
+def test_a_thousand_small_requests_in_one_write(lab: Lab) -> None:
+    page = PROBE.replace(b"connection: close\r\n", b"")
+    with Wire(lab.port) as wire:
+        wire.send(page * 1000 + PROBE)
+        assert [wire.answer().status for _ in range(1001)] == [200] * 1001
+        assert wire.rest() == b""
+
+
+@pytest.mark.parametrize("path", ["/health", "/docs/swagger-ui-bundle.js", "/v1/models"])
+def test_clients_that_ask_and_leave_at_once(lab: Lab, path: str) -> None:
+    """With several requests under way, by an end or a reset, before or in the middle of an answer: no fault of ours."""
+    since = len(log_of(lab))
+    page = f"GET {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {lab.key}\r\n\r\n".encode()
+    for i in range(40):
+        with Wire(lab.port) as wire:
+            wire.send(page * 3)
+            if i % 2:
+                wire.until(b"HTTP/1.1 200 ")
+            if i % 4 < 2:
+                wire.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    assert_sound(lab, since)
 
 
 def test_a_stream_to_http_1_0_has_no_chunks(lab: Lab) -> None:

@@ -1,4 +1,4 @@
-"""What our own OpenAPI document says, taken at its word by Schemathesis: no request that it allows, or forbids, is a fault."""
+"""Our own OpenAPI document, taken at its word by Schemathesis: no request that it allows, or forbids, is a fault."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from faults.outside import Outside, assert_sound, gateway, outside
+from faults.outside import EchoEngine, Outside, assert_sound, gateway, outside
 from lab import Lab
 
 CONFIGURATION = """
@@ -19,10 +19,6 @@ CONFIGURATION = """
 
 [checks.not_a_server_error]
 expected-statuses = ["2xx", "3xx", "4xx", 502, 503, 504]
-
-[[operations]]
-include-path-regex = "^/(health|ready)$"
-checks.ignored_auth.enabled = false
 """
 """Statuses of engines that fail, are not ready or say nothing are documented; no others of 500 and more are."""
 CHECKS = "not_a_server_error,content_type_conformance,response_schema_conformance,unsupported_method,ignored_auth"
@@ -31,20 +27,25 @@ CHECKS = "not_a_server_error,content_type_conformance,response_schema_conformanc
 @pytest.fixture(scope="module")
 def engines() -> Iterator[Outside]:
     with outside() as engines:
-        engines.add("echo")
         yield engines
 
 
 @pytest.fixture(scope="module")
-def lab(engines: Outside) -> Iterator[Lab]:
+def engine(engines: Outside) -> EchoEngine:
+    engine: EchoEngine = engines.add("echo")
+    return engine
+
+
+@pytest.fixture(scope="module")
+def lab(engines: Outside, engine: EchoEngine) -> Iterator[Lab]:
     with gateway(engines, idle_timeout=5) as lab:
         yield lab
         assert_sound(lab)
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("examples", [15, pytest.param(300, marks=[pytest.mark.long, pytest.mark.timeout(1800)])])
-def test_every_route_keeps_to_the_document(lab: Lab, examples: int) -> None:
+@pytest.mark.parametrize("examples", [5, pytest.param(300, marks=[pytest.mark.long, pytest.mark.timeout(1800)])])
+def test_every_route_keeps_to_the_document(lab: Lab, engine: EchoEngine, examples: int) -> None:
     """Every route with data that fits and data that does not, with a key that opens all of them."""
     configuration = lab.folder / "schemathesis.toml"
     configuration.write_text(CONFIGURATION)
@@ -58,3 +59,4 @@ def test_every_route_keeps_to_the_document(lab: Lab, examples: int) -> None:
     generated = re.search(r"(\d+) generated", done.stdout)
     assert generated, done.stdout
     assert int(generated[1]) > 10 * examples
+    assert len(engine.bodies) > examples, "some of it was good enough to be passed on"

@@ -10,22 +10,23 @@ import statistics
 import subprocess
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import pairwise
 
 import psutil
 import pytest
 
-from faults.outside import FloodEngine, Outside, assert_sound, gateway, outside
+from faults.outside import FloodEngine, Outside, assert_sound, descriptors, gateway, outside
+from faults.talks import FINE, LATE, PAGE, SILENT, Conversation, Talk, a_body_that_was_asked_for
 from faults.tools import program
-from faults.wire import Answer, Incomplete, Wire, chat_request, parsed
+from faults.wire import Wire, chat_request, parsed
 from firstkit.testing.fake_engine import QuickEngine
 from lab import Lab, wait_for
 
 MB = 1_000_000
 READERS = 100
 STREAMS = 100
-PAGE = b"GET /health HTTP/1.1\r\nhost: x\r\n"
 LIMIT_S = 45.0
 """No conversation of these lasts longer, on the slowest machine."""
 
@@ -46,7 +47,7 @@ def flood(engines: Outside) -> FloodEngine:
 def lab(engines: Outside, flood: FloodEngine) -> Iterator[Lab]:
     engines.add("echo")
     engines.add("long", QuickEngine, tokens=140, token_delay=0.1)
-    engines.add("steady", QuickEngine, tokens=50, token_delay=0.1)
+    engines.add("steady", QuickEngine, tokens=30, token_delay=0.1)
     with gateway(engines, idle_timeout=5) as lab:  # of engines: none of it is for clients
         yield lab
         assert_sound(lab)
@@ -58,226 +59,14 @@ def rss(lab: Lab) -> int:
     return int(psutil.Process(lab.gateway.pid).memory_info().rss)
 
 
-def descriptors(lab: Lab) -> int:
-    """How many the gateway has open: a handful, and one for each client."""
-    assert lab.gateway
-    return int(psutil.Process(lab.gateway.pid).num_fds())
-
-
 # -- conversations, side by side ---------------------------------------------------------------------------------------
-
-
-class Talk:
-    """One slow conversation."""
-
-    def __init__(self, lab: Lab) -> None:
-        self.key = lab.key
-        self.port = lab.port
-        self.received = b""
-
-    async def open(self) -> Talk:
-        self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self.port)
-        return self
-
-    def say(self, data: bytes) -> None:
-        self.writer.write(data)
-
-    async def close(self) -> None:
-        self.writer.close()
-        with contextlib.suppress(ConnectionError):
-            await self.writer.wait_closed()
-
-    async def drip(self, data: bytes, every_s: float) -> None:
-        """Byte by byte until the other side closes or there is no more."""
-        with contextlib.suppress(ConnectionError):
-            for i in range(len(data)):
-                self.writer.write(data[i : i + 1])
-                await self.writer.drain()
-                await asyncio.sleep(every_s)
-
-    async def rest(self) -> bytes:
-        """All that comes until the connection is closed, by the other side."""
-        with contextlib.suppress(ConnectionError):
-            while piece := await self.reader.read(1 << 16):
-                self.received += piece
-        return self.received
-
-    async def answer(self) -> Answer:
-        while True:
-            try:
-                answer, self.received = parsed(self.received, is_closed=False)
-            except Incomplete:
-                piece = await self.reader.read(1 << 16)
-                if not piece:
-                    raise EOFError from None
-                self.received += piece
-            else:
-                return answer
-
-    def post(self, length: int, *lines: bytes, path: bytes = b"/v1/chat/completions") -> bytes:
-        head = b"POST %b HTTP/1.1\r\nhost: x\r\nauthorization: Bearer %b\r\n" % (path, self.key.encode())
-        more = b"".join(line + b"\r\n" for line in (b"content-type: application/json", *lines))
-        framing = b"content-length: %d\r\n" % length if length else b"transfer-encoding: chunked\r\n"
-        return head + more + framing + b"\r\n"
-
-
-async def nothing(talk: Talk) -> bytes:
-    return await talk.rest()
-
-
-async def empty_lines(talk: Talk) -> bytes:
-    await asyncio.gather(talk.drip(b"\r\n" * 20, 0.5), talk.rest())
-    return talk.received
-
-
-async def half_a_head(talk: Talk) -> bytes:
-    talk.say(PAGE)
-    return await talk.rest()
-
-
-async def one_byte(talk: Talk) -> bytes:
-    talk.say(b"G")
-    return await talk.rest()
-
-
-async def a_head_that_drips(talk: Talk) -> bytes:
-    await asyncio.gather(talk.drip(PAGE + b"x: " + b"y" * 300, 0.1), talk.rest())
-    return talk.received
-
-
-async def lines_that_drip(talk: Talk) -> bytes:
-    talk.say(PAGE)
-    await asyncio.gather(talk.drip(b"x: y\r\n" * 40, 0.2), talk.rest())
-    return talk.received
-
-
-async def half_a_head_behind_an_answer(talk: Talk) -> bytes:
-    talk.say(PAGE + b"\r\n")
-    assert (await talk.answer()).status == 200
-    await asyncio.sleep(3)
-    talk.say(PAGE)
-    return await talk.rest()
-
-
-async def half_a_head_behind_a_stream(talk: Talk) -> bytes:
-    """The stream takes longer than a head may: it is not cut off for what comes behind it."""
-    talk.say(chat_request(talk.key, "x", "long", stream=True) + PAGE)
-    assert (await talk.answer()).said.endswith("word139 ")
-    return await talk.rest()
-
-
-async def half_a_body_behind_a_stream(talk: Talk) -> bytes:
-    talk.say(chat_request(talk.key, "x", "long", stream=True) + talk.post(100) + b"{")
-    assert (await talk.answer()).said.endswith("word139 ")
-    return await talk.rest()
-
-
-async def no_body(talk: Talk) -> bytes:
-    talk.say(talk.post(100))
-    return await talk.rest()
-
-
-async def half_a_body(talk: Talk) -> bytes:
-    talk.say(talk.post(100) + b'{"model":')
-    return await talk.rest()
-
-
-async def a_body_that_drips(talk: Talk) -> bytes:
-    talk.say(talk.post(100_000))
-    await asyncio.gather(talk.drip(b" " * 1000, 0.02), talk.rest())
-    return talk.received
-
-
-async def chunks_that_drip(talk: Talk) -> bytes:
-    talk.say(talk.post(0))
-    await asyncio.gather(talk.drip(b"1\r\n \r\n" * 300, 0.02), talk.rest())
-    return talk.received
-
-
-async def a_chunk_size_that_drips(talk: Talk) -> bytes:
-    talk.say(talk.post(0) + b"5;")
-    await asyncio.gather(talk.drip(b"x" * 1000, 0.02), talk.rest())
-    return talk.received
-
-
-async def a_chunk_of_4_gib(talk: Talk) -> bytes:
-    talk.say(talk.post(0) + b"100000000\r\n{")
-    return await talk.rest()
-
-
-async def a_body_that_was_asked_for(talk: Talk) -> bytes:
-    talk.say(talk.post(100, b"expect: 100-continue"))
-    return await talk.rest()
-
-
-async def half_a_body_of_a_page(talk: Talk) -> bytes:
-    talk.say(talk.post(100, path=b"/admin/keys") + b"{")
-    return await talk.rest()
-
-
-async def a_body_that_drips_into_a_page(talk: Talk) -> bytes:
-    talk.say(talk.post(100_000, path=b"/admin/keys"))
-    await asyncio.gather(talk.drip(b" " * 1000, 0.02), talk.rest())
-    return talk.received
-
-
-LATE: list[Callable[[Talk], Awaitable[bytes]]] = [
-    half_a_head,
-    one_byte,
-    a_head_that_drips,
-    lines_that_drip,
-    half_a_head_behind_an_answer,
-    half_a_head_behind_a_stream,
-    half_a_body_behind_a_stream,
-    no_body,
-    half_a_body,
-    a_body_that_drips,
-    chunks_that_drip,
-    a_chunk_size_that_drips,
-    a_chunk_of_4_gib,
-    a_body_that_was_asked_for,
-    half_a_body_of_a_page,
-    a_body_that_drips_into_a_page,
-]
-
-
-async def an_idle_connection(talk: Talk) -> bytes:
-    """Between two requests it may be idle for longer than a head may take."""
-    for pause_s in (13, 0):
-        talk.say(chat_request(talk.key, "again"))
-        assert (await talk.answer()).said == "again"
-        await asyncio.sleep(pause_s)
-    return b"fine"
-
-
-async def a_body_that_is_fast_enough(talk: Talk) -> bytes:
-    """3 KiB/s, for longer than a body may be slow."""
-    request = chat_request(talk.key, "patience", filler="x" * 45_000)
-    began = time.monotonic()
-    for start in range(0, len(request), 1500):
-        talk.say(request[start : start + 1500])
-        await asyncio.sleep(began + start / 3072 - time.monotonic())
-    assert (await talk.answer()).said == "patience"
-    return b"fine"
-
-
-async def a_stranger(talk: Talk) -> bytes:
-    """Who has no key is told so before any body has come."""
-    talk.say(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n")
-    talk.say(b"content-length: 100\r\n\r\n")
-    assert (await talk.answer()).status == 401
-    return b"fine"
-
-
-FINE = [an_idle_connection, a_body_that_is_fast_enough, a_stranger]
-SILENT = [nothing, empty_lines]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def heard(lab: Lab) -> Iterator[dict[str, Future[bytes]]]:
     """All conversations at the same time, in a thread, while other tests go on; by name, what was heard."""
 
-    async def one(conversation: Callable[[Talk], Awaitable[bytes]]) -> bytes:
+    async def one(conversation: Conversation) -> bytes:
         talk = await Talk(lab).open()
         try:
             async with asyncio.timeout(LIMIT_S):
@@ -385,9 +174,7 @@ def plain(text: bytes) -> str:
 
 
 @pytest.mark.parametrize("conversation", LATE, ids=lambda each: each.__name__)
-def test_who_is_late_is_told_and_shown_out(
-    heard: dict[str, Future[bytes]], conversation: Callable[[Talk], Awaitable[bytes]]
-) -> None:
+def test_who_is_late_is_told_and_shown_out(heard: dict[str, Future[bytes]], conversation: Conversation) -> None:
     answer, rest = parsed(heard[conversation.__name__].result(LIMIT_S), is_closed=True)
     assert (answer.status, answer.error["code"], answer.says_close) == (408, "request_timeout", True)
     assert answer.interim == ((100,) if conversation is a_body_that_was_asked_for else ())
@@ -395,16 +182,12 @@ def test_who_is_late_is_told_and_shown_out(
 
 
 @pytest.mark.parametrize("conversation", SILENT, ids=lambda each: each.__name__)
-def test_who_says_nothing_is_shown_out(
-    heard: dict[str, Future[bytes]], conversation: Callable[[Talk], Awaitable[bytes]]
-) -> None:
+def test_who_says_nothing_is_shown_out(heard: dict[str, Future[bytes]], conversation: Conversation) -> None:
     assert heard[conversation.__name__].result(LIMIT_S) == b""
 
 
 @pytest.mark.parametrize("conversation", FINE, ids=lambda each: each.__name__)
-def test_who_is_slow_but_not_too_slow(
-    heard: dict[str, Future[bytes]], conversation: Callable[[Talk], Awaitable[bytes]]
-) -> None:
+def test_who_is_slow_but_not_too_slow(heard: dict[str, Future[bytes]], conversation: Conversation) -> None:
     assert heard[conversation.__name__].result(LIMIT_S) == b"fine"
 
 
@@ -434,7 +217,7 @@ def gaps(lab: Lab) -> list[float]:
             times.append(time.perf_counter())
             data += piece
         await talk.close()
-        return [after - before for before, after in zip(times[1:], times[2:], strict=False)]
+        return [after - before for before, after in pairwise(times[1:])]
 
     async def together() -> list[list[float]]:
         return await asyncio.gather(*(one() for _ in range(STREAMS)))
@@ -460,13 +243,10 @@ def slow_reader(lab: Lab) -> socket.socket:
 @pytest.mark.timeout(180)
 def test_slow_readers_slow_nobody_else(lab: Lab, flood: FloodEngine) -> None:
     """A hundred that take a byte a second of streams without end, beside a hundred usual ones."""
-    T0=time.time()
     usual = p99(gaps(lab))
-    print("A", time.time()-T0, usual)
     before = rss(lab)
     readers = [slow_reader(lab) for _ in range(READERS)]
     wait_for("the engine is held back", lambda: stands_still(flood))
-    print("B", time.time()-T0, flood.stats)
     stop = threading.Event()
 
     def sip() -> None:
@@ -482,13 +262,11 @@ def test_slow_readers_slow_nobody_else(lab: Lab, flood: FloodEngine) -> None:
         finally:
             stop.set()
         sipping.result()
-    print("C", time.time()-T0, beside, grown, flood.stats)
     assert flood.stats.in_flight == READERS, "their streams live on"
     assert grown < 50 * MB
     assert beside < 1.1 * usual + 0.05
     for reader in readers:
         reader.close()
-    print("D", time.time()-T0)
     wait_for("the engine hears that they left", lambda: flood.stats.in_flight == 0)
     assert flood.stats.aborted >= READERS
 

@@ -26,11 +26,11 @@ _SEGMENT = re.compile(r"usage-(\d+)\.jsonl")
 BAD_LINES = "usage-bad.jsonl"
 
 # What the ledger's columns take: a line beyond that is malformed, and must not block the lines behind it.
-_Id = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[^\x00]*$")]
-_Prefix = Annotated[str, Meta(max_length=32, pattern=r"^[^\x00]*$")]
-_Model = Annotated[str, Meta(max_length=300, pattern=r"^[^\x00]*$")]
-_Endpoint = Annotated[str, Meta(max_length=100, pattern=r"^[^\x00]*$")]
-_Cluster = Annotated[str, Meta(max_length=200, pattern=r"^[^\x00]*$")]
+_Id = Annotated[str, Meta(min_length=1, max_length=64)]
+_Prefix = Annotated[str, Meta(max_length=32)]
+_Model = Annotated[str, Meta(max_length=300)]
+_Endpoint = Annotated[str, Meta(max_length=100)]
+_Cluster = Annotated[str, Meta(max_length=200)]
 _Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 _Time = Annotated[datetime, Meta(tz=True)]
 _Ending = Literal["complete", "rejected", "failed", "timeout", "cancelled", "lost"]
@@ -95,12 +95,15 @@ class UsageEntry(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", ta
 Entry = OpenEntry | UsageEntry
 OPENED = b'{"kind":"open",'
 """How the line of an OpenEntry begins."""
+_NUL = b"\\u0000"
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[Entry] = msgspec.json.Decoder(Entry)
 
 
 def read_line(line: bytes) -> Entry | None:
     """The entry of one line; None when it is torn or malformed."""
+    if _NUL in line:  # PostgreSQL takes none; JSON has no other way to say it
+        return None
     try:
         return _decoder.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError):

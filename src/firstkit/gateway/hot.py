@@ -88,7 +88,8 @@ class HotRoutes:
 
 
 class HotRequest:
-    """One request to a model: the Wire of its Client and the Owner of its Call.
+    """One request to a model: the Wire of its Client and the Owner of its Call. To uvicorn's protocol it looks like one
+    of its own cycles: ``response_complete``, ``keep_alive``.
 
     The connection calls ``start`` when it is its turn, ``receive`` and ``received`` as the body comes, ``break_off`` or
     ``hang_up`` when it will not come or nobody listens any more.
@@ -96,7 +97,8 @@ class HotRequest:
 
     __slots__ = (
         "_body_bytes", "_body_news", "_connection", "_head", "_is_known", "_key", "_may_go_on", "_parts", "_refusal",
-        "_routes", "caller", "client", "common_headers", "is_received", "is_started", "knows_chunks", "transport",
+        "_routes", "caller", "client", "common_headers", "is_received", "is_started", "knows_chunks",
+        "response_complete", "transport",
     )  # fmt: skip
 
     def __init__(
@@ -109,6 +111,7 @@ class HotRequest:
         self.knows_chunks = caller.knows_chunks
         self.is_started = False
         self.is_received = False
+        self.response_complete = False
         self._routes = routes
         self._connection = connection
         self._head = head
@@ -131,6 +134,8 @@ class HotRequest:
     @keeps_alive.setter
     def keeps_alive(self, value: bool) -> None:
         self._may_go_on = value
+
+    keep_alive = keeps_alive
 
     def answered(self) -> None:
         self._connection.answered(self)

@@ -10,6 +10,7 @@ import asyncio
 import enum
 import logging
 import urllib.parse
+from collections import deque
 from math import inf
 from typing import Any, cast
 
@@ -21,6 +22,7 @@ from firstkit.errors import (
     AtCapacity,
     HeadersTooLarge,
     InvalidRequest,
+    MethodNotAllowed,
     RequestTimeout,
     ShuttingDown,
     TooLarge,
@@ -83,6 +85,10 @@ class Refused(Exception):
 class Protocol(HttpToolsProtocol):
     """One connection. Times are those of the loop, in seconds."""
 
+    cycle: Any
+    """The last request: a cycle of uvicorn's, or a HotRequest, which looks like one."""
+    pipeline: deque[Any]
+
     def __init__(self, *args: Any, door: Door, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._door = door
@@ -118,13 +124,13 @@ class Protocol(HttpToolsProtocol):
         self._phase = Phase.DEAF
         self._deadline = inf
         self._reader_deadline = inf
-        waiting = [cycle.request for cycle, _ in self.pipeline if isinstance(cycle, HotCycle)]
+        waiting = [cycle for cycle, _ in self.pipeline if isinstance(cycle, HotRequest)]
         self.pipeline.clear()
         for request in {self._hot, self._incoming, *waiting} - {None}:
             cast(HotRequest, request).hang_up()
         self._hot = self._incoming = None
-        if isinstance(self.cycle, HotCycle):
-            self.cycle = None  # type: ignore[assignment]
+        if isinstance(self.cycle, HotRequest):
+            self.cycle = None
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -157,9 +163,10 @@ class Protocol(HttpToolsProtocol):
         body, and clients that try HTTP/2 send that with each request."""
         kept = [header for header in self.headers if header[0] not in _UPGRADE_HEADERS]
         lines = b"".join([b"%b: %b\r\n" % header for header in kept])
-        head = b"%b %b HTTP/1.1\r\n%bconnection: close\r\n\r\n" % (self.parser.get_method(), self.url, lines)
+        version = self.parser.get_http_version().encode()
+        start = b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, version)
         self.parser = httptools.HttpRequestParser(self)
-        self._feed(head + rest)
+        self._feed(b"%b%bconnection: close\r\n\r\n%b" % (start, lines, rest))
 
     def _is_recognised(self, data: bytes, head: FamiliarHead) -> bool:
         """Whether ``data`` is a whole request with the head of the one before it, of a key that is known: it is
@@ -172,7 +179,7 @@ class Protocol(HttpToolsProtocol):
             return False
         self._phase, self._deadline = Phase.ANSWER, inf
         request = HotRequest(hot, self, head.caller)
-        self.cycle = cast(RequestResponseCycle, HotCycle(request))
+        self.cycle = request
         self._give_turn(request)
         request.answer_at_once(identity, body)
         return True
@@ -308,6 +315,8 @@ class Protocol(HttpToolsProtocol):
             if not path.isprintable():  # a line end at the end of a path is none to some routers
                 raise InvalidRequest("The request target is not valid.")
         method = self.parser.get_method().decode("ascii")
+        if method == "CONNECT":
+            raise MethodNotAllowed
         return RequestHead(method, path, self.headers, self.parser.get_http_version())
 
     def _stop(self, error: ApiError) -> None:
@@ -324,7 +333,7 @@ class Protocol(HttpToolsProtocol):
     def _queue(self, request: HotRequest) -> None:
         """Let a hot request have its turn, or wait behind those that came before it on this connection."""
         is_busy = self._is_busy
-        self.cycle = cast(RequestResponseCycle, HotCycle(request))
+        self.cycle = request
         if is_busy:
             self.flow.pause_reading()
             self.pipeline.appendleft((self.cycle, self.app))
@@ -336,18 +345,17 @@ class Protocol(HttpToolsProtocol):
         if self.flow.write_paused:  # by the answer before
             request.client.pause()
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        if isinstance(cycle, HotCycle):
-            self._give_turn(cycle.request)
-            self.loop.call_soon(cycle.request.start)  # not now: of thousands that wait, each may be over at once
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        if isinstance(cycle, HotRequest):
+            self._give_turn(cycle)
+            self.loop.call_soon(cycle.start)  # not now: of thousands that wait, each may be over at once
         else:
             super()._start_asgi_task(cycle, app)
 
     def answered(self, request: HotRequest) -> None:
         """For hot requests: the last byte of the answer is written."""
         self._hot = None
-        if isinstance(self.cycle, HotCycle) and self.cycle.request is request:
-            self.cycle.response_complete = True
+        request.response_complete = True
         if not request.keeps_alive:
             self._close(has_rest=not request.is_received)
         else:
@@ -411,7 +419,7 @@ class Protocol(HttpToolsProtocol):
             request.break_off(error)
             if request is self._hot:
                 request.start()
-        elif is_in_body and self.cycle is not None and not isinstance(self.cycle, HotCycle):
+        elif is_in_body and self.cycle is not None and not isinstance(self.cycle, HotRequest):
             self._break_off(self.cycle, error)
         elif self._is_busy:
             self._last_words = error
@@ -463,24 +471,6 @@ class Protocol(HttpToolsProtocol):
     def _wait_for(self, phase: Phase, seconds: float) -> None:
         self._phase = phase
         self._deadline = self.loop.time() + seconds
-
-
-class HotCycle:
-    """A hot request in the place where uvicorn keeps the cycle of the last request of a connection."""
-
-    __slots__ = ("request", "response_complete")
-
-    def __init__(self, request: HotRequest) -> None:
-        self.request = request
-        self.response_complete = False
-
-    @property
-    def keep_alive(self) -> bool:
-        return self.request.keeps_alive
-
-    @keep_alive.setter
-    def keep_alive(self, value: bool) -> None:
-        self.request.keeps_alive = value
 
 
 def _sentence(error: Exception) -> str:

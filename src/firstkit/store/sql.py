@@ -22,7 +22,9 @@ def stored_time(at: datetime, dialect: str) -> datetime | str:
     """An aware time as the driver of ``dialect`` takes it for a UtcTime column."""
     if dialect == "postgresql":
         return at
-    return at.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "microseconds")
+    if at.tzinfo is not UTC:
+        at = at.astimezone(UTC)
+    return at.isoformat(" ", "microseconds")[:-6]  # without the zone
 
 
 def utc_day(at: ColumnElement[object], dialect: str) -> ColumnElement[str]:

@@ -149,12 +149,12 @@ class Fake:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        assert self.client.in_flight == 0
+        in_flight = self.client.in_flight
         self.client.close()
         assert self._server is not None
         self._server.close()
         await alone()
-        assert self.engine.stats.in_flight == 0
+        assert in_flight == self.engine.stats.in_flight == 0
 
     def open(self, path: str = CHAT, stream: bool = True, idle_timeout_s: float = 30, **body: Any) -> Collected:
         """Start a request; the body has a prompt of two words."""
@@ -249,12 +249,13 @@ class ByteServer:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        assert self.client.in_flight == 0
+        in_flight = self.client.in_flight
         self.client.close()
         assert self._server is not None
         self._server.close()
         await until(lambda: self.alive == 0, "the client to close its connections")
         await alone()
+        assert in_flight == 0
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1

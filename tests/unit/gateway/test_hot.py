@@ -327,6 +327,27 @@ async def test_when_no_more_can_be_held_new_requests_are_refused(served: Served)
     assert (await later.answer()).status == 200
 
 
+async def test_it_is_the_same_for_heads_that_are_known(folder: Path) -> None:
+    """The second request of a connection takes a shorter way; what is looked at is the same."""
+    served = serving(folder, limits=KeyLimits(per_minute=3))
+    served.port.hot.memory = BodyMemory(200)
+    visit = served.connect()
+    visit.say(request())
+    served.replica.last.answer()
+    visit.say(request(body={**CHAT_BODY, "filler": "x" * 200}))
+    visit.say(request())
+    served.replica.last.answer()
+    visit.say(request())
+    served.replica.last.answer()
+    answers = await visit.answered(4)
+    assert [answer.status for answer in answers] == [200, 503, 200, 200]
+    assert answers[1].error["code"] == "overloaded"
+    assert len(served.replica.opened) == 3
+    visit.say(request())
+    assert (await visit.answered(5))[4].error["code"] == "rate_limit_exceeded"
+    assert (served.port.hot.memory._left, held(served)) == (200, 0)
+
+
 async def test_a_body_that_finds_no_room_on_its_way(served: Served) -> None:
     served.port.hot.memory = BodyMemory(1000)
     visit = served.connect()

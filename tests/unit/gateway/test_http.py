@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from starlette.types import Receive, Scope, Send
 
 from firstkit.accounting.limits import KeyLimits
 from firstkit.gateway import http
@@ -431,6 +432,24 @@ async def test_a_body_that_breaks_in_the_packet_of_its_head(served: Served, path
     visit.say(request(CHUNKED, path=path, body=None) + BAD_ENDS[name])
     await refused(visit, 400, "invalid_request")
     assert served.body_bytes == 0
+
+
+async def test_a_body_that_breaks_while_its_answer_is_under_way(served: Served) -> None:
+    """The answer cannot say so any more."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"10")]})
+        await send({"type": "http.response.body", "body": b"x", "more_body": True})
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    visit = Port(served.gateway, app=app).connect()
+    visit.say(request(CHUNKED, path="/x", body=None))
+    await until("the answer is under way", lambda: bool(visit.transport.written))
+    visit.say(b"xyz\r\n")
+    await settle()
+    assert visit.transport.is_aborted
+    assert not visit.answers[0].is_whole
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/admin/keys"])
@@ -1025,6 +1044,21 @@ async def test_nothing_is_left_of_a_client_that_went(folder: Path, way: str) -> 
     assert visit.protocol not in served.port.server.server_state.connections
     assert not served.port.server.server_state.tasks
     assert not visit.transport.late
+
+
+@pytest.mark.parametrize("key", ["key", "slow", "bad"])
+async def test_nothing_is_left_of_one_that_goes_when_its_turn_comes(folder: Path, key: str) -> None:
+    served = serving(folder, limits=KeyLimits(at_a_time=1))
+    visit = served.connect()
+    visit.say(request(), request(key=key) + request("content-length: 100", key=key, body=None) + b"x" * 50)
+    served.replica.last.answer()
+    visit.transport.break_off()
+    served.keys.gate.set()
+    await settle()
+    assert served.body_bytes == 0
+    assert [exchange.calls for exchange in served.replica.opened[1:]] in ([], [["cancel"]])
+    served.port.limits.enter("prefix", 0.0)
+    assert not served.port.server.server_state.tasks
 
 
 # -- the end of the server ---------------------------------------------------------------------------------------------

@@ -175,6 +175,20 @@ async def test_usage_is_written_before_the_terminal_bytes(world: World) -> None:
         assert seen[before:] == [1 if stream else 2]
 
 
+async def test_times_of_the_replica_are_told_with_the_wait_before_them(world: World) -> None:
+    def seen(name: str) -> float:
+        return REGISTRY.get_sample_value(f"first_{name}_seconds_count", {"model": "m"}) or 0
+
+    before = [seen(name) for name in ("time_to_first_token", "inter_token", "queue")]
+    replica = world.add()
+    asked = world.ask()
+    replica.last.stream(CHUNK)
+    replica.last.end(Outcome.COMPLETE, ttft_s=0.5, gap_s=0.01)
+    line = over(world, asked, "complete")
+    assert line["ttft_s"] == line["queue_s"] + 0.5
+    assert [seen(name) for name in ("time_to_first_token", "inter_token", "queue")] == [count + 1 for count in before]
+
+
 async def test_a_body_is_let_go_with_the_first_byte(world: World) -> None:
     replica = world.add()
     asked = world.ask()

@@ -69,10 +69,17 @@ class Exchanged:
         self._sink.on_head(SSE)
         self.data(*pieces)
 
-    def end(self, outcome: Outcome, error: str | None = None, usage: Usage | None = USAGE) -> None:
+    def end(
+        self,
+        outcome: Outcome,
+        error: str | None = None,
+        usage: Usage | None = USAGE,
+        ttft_s: float | None = None,
+        gap_s: float | None = None,
+    ) -> None:
         if not self.has_ended:
             self.has_ended = True
-            self._sink.on_tail(Tail(outcome, usage, error))
+            self._sink.on_tail(Tail(outcome, usage, error, ttft_s, gap_s))
 
     def complete(self) -> None:
         self.end(Outcome.COMPLETE)

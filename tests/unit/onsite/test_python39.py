@@ -56,12 +56,19 @@ def test_every_module_imports_under_python_3_9(tmp_path: Path) -> None:
         for name in sources()
         if name.endswith(".py") and name.startswith("firstkit/")
     )
-    # Annotations of dataclasses are evaluated by firstkit.wire; all others never are.
+    # Annotations of dataclasses are evaluated by firstkit.wire; all others never are. One module is only for where
+    # httptools is, and imported by a caller that does without it.
     script = """
 import dataclasses, importlib, sys, typing
 sys.path.insert(0, sys.argv[1])
 for name in sys.argv[2:]:
-    for value in vars(importlib.import_module(name)).values():
+    try:
+        module = importlib.import_module(name)
+    except ImportError as exc:
+        if (name, exc.name) != ("firstkit.engines.parsing_httptools", "httptools"):
+            raise
+        continue
+    for value in vars(module).values():
         if dataclasses.is_dataclass(value) and isinstance(value, type):
             typing.get_type_hints(value)
 """
