@@ -4,8 +4,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 ARGS ?=
+SECONDS ?= 60
 
-.PHONY: help install up down test test-postgresql test-long check bench clean
+.PHONY: help install up down test test-postgresql test-long fuzz check bench bench-gateways clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -38,6 +39,9 @@ test-postgresql: $(INSTALLED) ## the tests that use a database, on PostgreSQL
 test-long: $(INSTALLED) ## what takes longer: chaos, repeated deaths
 	$(BIN)/pytest -m long $(ARGS)
 
+fuzz: $(INSTALLED) ## heads, bodies, streams and frames of all kinds, SECONDS of each
+	PYTHONPATH=tests $(BIN)/python -m fuzz --seconds $(SECONDS)
+
 check: $(INSTALLED) ## ruff, mypy --strict, the import contract
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -48,5 +52,8 @@ bench: $(INSTALLED) ## the figures of bench/README.md
 	$(BIN)/python bench/decisions.py
 	$(BIN)/python bench/vertical.py
 
+bench-gateways: $(INSTALLED) ## FIRST beside nginx and vllm-router; ARGS=--quick for a glance
+	$(BIN)/python bench/gateways.py $(ARGS)
+
 clean: down ## remove .venv and all caches
-	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv bench/bin build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

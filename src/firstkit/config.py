@@ -157,7 +157,7 @@ class LocalCarrier(_Section):
 
 
 class Link(_Section):
-    """How pilots reach the gateway: ``socket``, a UNIX socket of the same machine; ``tunnel``, TLS to its pilot port."""
+    """How pilots reach the gateway: ``socket``, a UNIX socket on this machine; ``tunnel``, TLS to its pilot port."""
 
     kind: Literal["socket", "tunnel"] = "socket"
 

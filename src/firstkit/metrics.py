@@ -27,6 +27,7 @@ FORECAST_ERROR = Gauge(
 LOOP_LAG = Histogram(
     "first_loop_lag_seconds", "How late the gateway's event loop runs a timer.", buckets=_LAGS, registry=REGISTRY
 )
+TASKS = Gauge("first_tasks", "Tasks of the gateway's event loop now.", registry=REGISTRY)
 SPOOL_FAILURES = Counter("first_spool_failures", "Usage lines that the disk refused at first.", registry=REGISTRY)
 DISPUTED = Counter(
     "first_usage_disputed", "Token counts of engines that the relayed bytes contradict.", ["model"], registry=REGISTRY

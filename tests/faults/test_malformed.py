@@ -131,7 +131,7 @@ def test_nothing_behind_a_refusal_is_read(lab: Lab, engine: EchoEngine, case: Ca
 
 def test_refused_connections_are_closed(lab: Lab) -> None:
     """By the gateway, also when the client does not think of it: soon, but late enough for it to read why."""
-    wires = []
+    wires: list[Wire] = []
     for case in CASES:
         if not case.stays and len(wires) < 20:
             wires.append(Wire(lab.port))

@@ -98,7 +98,7 @@ def settle(future: Future[bytes], done: asyncio.Task[bytes]) -> None:
 
 def latencies(lab: Lab, enough: Callable[[int], bool]) -> list[float]:
     """Of good requests one after the other, each on a connection of its own, in seconds. Every one is answered."""
-    seconds = []
+    seconds: list[float] = []
     while not enough(len(seconds)):
         began = time.perf_counter()
         with Wire(lab.port) as wire:

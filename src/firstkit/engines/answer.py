@@ -22,6 +22,8 @@ from firstkit.engines.sse import EventSplitter, EventTooLong, is_named_error, pa
 from firstkit.links.messages import Head, Open, Outcome, Tail, Usage
 
 BODY_LIMIT_BYTES = 64 * 1024 * 1024
+REFUSAL_LIMIT_BYTES = 1024 * 1024
+"""Of the body of an error status, of which little is used."""
 PARSED_WHOLE_BYTES = 256 * 1024
 """A plain answer up to this size is parsed (about 2 ms); of a larger one only the ends and the usage are looked at."""
 MOST_CHOICES = 1024
@@ -33,8 +35,13 @@ ERROR_CHARS = 500
 KEPT_BYTES = 8192
 """So much of a large answer is kept until the next piece comes: a usage object and what stands before it."""
 
+FIRST_LESSONS = 16
+"""So many tokens of a stream may be parsed before it counts whether that served to recognise others."""
+
 NOTHING = Usage(0, 0)
 
+_NO_TEXT = "the engine sent an event that is not UTF-8"
+_NO_CHUNK = "the engine sent an event that is not a JSON object"
 _NO_OBJECT = "the engine's answer is not a JSON object"
 _DECODER = json.JSONDecoder()
 _OBJECT_START = re.compile(rb"[ \t\r\n]*\{")
@@ -149,7 +156,7 @@ class _Refusal(_Body):
 
     def feed(self, data: bytes, now: float) -> bytes:  # noqa: ARG002
         self._size += len(data)
-        return data if self._size <= BODY_LIMIT_BYTES else self._fail(_too_long(BODY_LIMIT_BYTES))
+        return data if self._size <= REFUSAL_LIMIT_BYTES else self._fail(_too_long(REFUSAL_LIMIT_BYTES))
 
     def end(self) -> Optional[str]:
         return self.failure
@@ -228,6 +235,7 @@ class _Stream(_Body):
         self._finished: set[int] = set()
         self._usage: Optional[Usage] = None
         self._tokens = 0
+        self._parsed = 0
         self._last_at = 0.0
 
     @property
@@ -257,48 +265,58 @@ class _Stream(_Body):
         if self._shape.fits(event + b"\n\n"):
             self._count(now)
             return event
-        if not _is_text(event):
-            self._fail("the engine sent an event that is not UTF-8")
-            return None
         payload = payload_of(event)
-        if payload is None:
-            return event
         if payload == b"[DONE]":
             self._is_done = self.is_over = True
             return None
-        return self._read(event, payload, now)
+        if payload is not None:
+            return self._read(event, payload, now)
+        return event if _is_text(event) else self._refuse(_NO_TEXT)
 
     def _read(self, event: bytes, payload: bytes, now: float) -> Optional[bytes]:
         chunk = _object(payload)
-        if chunk is None:
-            failure: Optional[str] = "the engine sent an event that is not a JSON object"
-        else:
-            failure = _error_in(chunk) or (_message(chunk) if is_named_error(event) else None)
-            failure = failure or self._choices(chunk.get("choices"), now)
-        if failure is not None or chunk is None:
-            self._fail(failure or "")
-            return None
-        usage = chunk.get("usage")
-        if not isinstance(usage, dict):
-            if (text := _only_token(chunk)) is not None:
-                self._shape.learn(event, text)
-            return event
+        if chunk is None or (b"\n" in event and not _is_text(event)):
+            return self._refuse(_NO_CHUNK if _is_text(event) else _NO_TEXT)
+        if (error := _error_in(chunk)) is not None or is_named_error(event):
+            return self._refuse(error or _message(chunk))
+        choices, usage = chunk.get("choices"), chunk.get("usage")
+        token: Any = None
+        for choice in choices if isinstance(choices, list) else ():
+            if not isinstance(choice, dict) or not self._see(choice):
+                return self._refuse("the engine sent an event that is no chunk of an answer")
+            if token := _piece_of(choice):
+                self._count(now)
+        if isinstance(usage, dict):
+            return self._pass_usage(event, chunk, usage)
+        if isinstance(token, str) and isinstance(choices, list) and len(choices) == 1:
+            self._learn(event, token, choices[0])
+        return event
+
+    def _see(self, choice: dict[str, Any]) -> bool:
+        """Take note of which choice this is and whether it is finished; False where that cannot be."""
+        index = choice.get("index", 0)
+        if type(index) is not int or not 0 <= index < MOST_CHOICES:
+            return False
+        self._seen.add(index)
+        if choice.get("finish_reason"):
+            self._finished.add(index)
+        return True
+
+    def _learn(self, event: bytes, token: str, choice: dict[str, Any]) -> None:
+        """Events like this one, which is one token of one choice, need not be parsed; unless each differs from all
+        others also in something else, which shows when most had to be."""
+        self._parsed += 1
+        if not choice.get("finish_reason") and 2 * self._parsed <= self._tokens + FIRST_LESSONS:
+            self._shape.learn(event, token)
+
+    def _pass_usage(self, event: bytes, chunk: dict[str, Any], usage: dict[str, Any]) -> Optional[bytes]:
         self._usage = read_usage(usage, self._request) or self._usage
         if not self._request.hide_usage:
             return event
         return _without_usage(chunk) if chunk.get("choices") else None
 
-    def _choices(self, choices: Any, now: float) -> Optional[str]:
-        """Take note of what a chunk says; why it is none, else None."""
-        for choice in choices if isinstance(choices, list) else ():
-            index = choice.get("index", 0) if isinstance(choice, dict) else None
-            if type(index) is not int or not 0 <= index < MOST_CHOICES:
-                return "the engine sent an event that is no chunk of an answer"
-            self._seen.add(index)
-            if choice.get("finish_reason"):
-                self._finished.add(index)
-            if _has_piece(choice):
-                self._count(now)
+    def _refuse(self, failure: str) -> Optional[bytes]:
+        self._fail(failure)
         return None
 
     def _count(self, now: float) -> None:
@@ -372,20 +390,14 @@ def _message(data: dict[str, Any]) -> str:
     return message[:ERROR_CHARS] if isinstance(message, str) and message else "the engine reported an error"
 
 
-def _has_piece(choice: dict[str, Any]) -> bool:
-    """Whether a choice of a chunk brings text, reasoning or a part of a tool call."""
+def _piece_of(choice: dict[str, Any]) -> Any:
+    """What a choice of a chunk brings: text, reasoning, a part of a tool call; None for nothing."""
     delta = choice.get("delta", choice)
-    return isinstance(delta, dict) and any(delta.get(key) for key in _PIECES)
-
-
-def _only_token(chunk: dict[str, Any]) -> Optional[str]:
-    """The text of a chunk that is one token of one choice and says nothing else; else None."""
-    choices = chunk.get("choices")
-    if not isinstance(choices, list) or len(choices) != 1 or choices[0].get("finish_reason"):
-        return None
-    delta = choices[0].get("delta", choices[0])
-    text = next((delta[key] for key in _PIECES if delta.get(key)), None) if isinstance(delta, dict) else None
-    return text if isinstance(text, str) else None
+    if isinstance(delta, dict):
+        for key in _PIECES:
+            if piece := delta.get(key):
+                return piece
+    return None
 
 
 def _said(data: dict[str, Any]) -> int:

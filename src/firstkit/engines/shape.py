@@ -28,6 +28,8 @@ class TokenShape:
         where it is not certain that the bytes of the text are the token, nothing is learnt."""
         quoted = b'"' + text.encode("utf-8", "replace") + b'"'
         at = event.find(quoted)
+        if event[at + len(quoted) :].lstrip().startswith(b":"):
+            return  # a key
         if at < 0 or event.find(quoted, at + 1) >= 0 or b"\n" in event or not _is_plain(quoted[1:-1]):
             return
         if self._before:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import datetime, timedelta
 from typing import Annotated, Any
 
@@ -48,6 +49,7 @@ async def prometheus(request: Request) -> Response:
     gateway: Gateway = request.app.state.gateway
     gateway.pilots.count_replicas()
     gateway.room.count()
+    metrics.TASKS.set(len(asyncio.all_tasks()))
     return PlainTextResponse(metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 

@@ -108,7 +108,17 @@ class Call:
 
 def parse_body(data: bytes) -> Body:
     """The top level of a JSON object; raises InvalidRequest naming the byte where the syntax breaks."""
+    if not data.isascii():
+        _check_text(data)
     return parse_object(data, None)
+
+
+def _check_text(data: bytes) -> None:
+    """Also of what only the engine will read: to some it would be a fault of theirs, and so of their replica."""
+    try:
+        data.decode()
+    except UnicodeDecodeError as exc:
+        raise InvalidRequest(f"The request body is not UTF-8: byte {exc.start}.", code="invalid_json") from None
 
 
 def parse_object(data: bytes | msgspec.Raw, param: str | None) -> Body:

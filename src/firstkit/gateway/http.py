@@ -431,6 +431,11 @@ class Protocol(HttpToolsProtocol):
         if cycle.response_complete:
             self._close(has_rest=True)
             return
+        if self.pipeline and self.pipeline[0][0] is cycle:  # those before it have yet to be answered
+            self.pipeline.popleft()
+            self._last_words = error
+            return
+        cycle.waiting_for_100_continue = False
         has_begun = cycle.response_started
         cycle.disconnected = True
         cycle.message_event.set()

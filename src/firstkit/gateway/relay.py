@@ -206,6 +206,7 @@ class Passage:
         """The first byte leaves: from now on nothing can be taken back or asked of another replica."""
         self._is_passed_on = True
         self._call.release_body()
+        self._relay.room.vouch(self._route)
         self._client.begin(content_type)
         self._client.write(data)
 

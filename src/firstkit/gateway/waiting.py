@@ -12,7 +12,7 @@ from firstkit.clock import monotonic
 from firstkit.errors import Overloaded, ReplicasFailing
 from firstkit.links.messages import Outcome
 from firstkit.routing.admission import Line
-from firstkit.routing.breaker import FIRST_WAIT_S
+from firstkit.routing.breaker import FIRST_WAIT_S, Circuit
 from firstkit.routing.table import Pool, Route, RoutingTable
 
 logger = logging.getLogger("firstkit.gateway")
@@ -68,7 +68,7 @@ class WaitingRoom:
         """Give up, at any time: a route that was handed over in the same moment goes back."""
         line = self._lines[model]
         line.leave(ticket)
-        if ticket.route.done() and not ticket.route.cancelled():
+        if ticket.route.done() and not ticket.route.cancelled() and ticket.route.exception() is None:
             self.give_back(ticket.route.result())
         self._touch(model)
 
@@ -89,12 +89,30 @@ class WaitingRoom:
                 "replica %s fails all requests; none are sent to it for %g s", route.replica_id, wait_s,
                 extra={"action": "circuit_opened", "model": route.model, "replica_id": route.replica_id},
             )  # fmt: skip
-            asyncio.get_running_loop().call_later(wait_s, self._try_again, route)
+            asyncio.get_running_loop().call_later(wait_s, self._try_again, route, route.breaker.openings)
+            self._send_away(route.model)
 
-    def _try_again(self, route: Route) -> None:
+    def _try_again(self, route: Route, opening: int | None = None) -> None:
+        if opening not in (None, route.breaker.openings):
+            return  # it closed and opened again meanwhile, and has a wait of its own
         route.breaker.try_again()
         self.table.pools[route.model].reconsider(route)
         self.pump(route.model)
+
+    def _send_away(self, model: str) -> None:
+        """Tell those in line when nobody is left who could serve them soon."""
+        line = self._lines.get(model)
+        while line and self.table.pools[model].is_failing:
+            ticket = line.next()
+            if not ticket.route.done():
+                ticket.route.set_exception(ReplicasFailing(retry_after_s=FIRST_WAIT_S))
+
+    def vouch(self, route: Route) -> None:
+        """A replica that was being tried has begun to answer well."""
+        if route.breaker.circuit is not Circuit.CLOSED:
+            route.breaker.succeeded()
+            self.table.pools[route.model].reconsider(route)
+            self.pump(route.model)
 
     def pump(self, model: str) -> None:
         """Hand out room to those who wait, in order."""

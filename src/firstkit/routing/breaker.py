@@ -21,9 +21,11 @@ class Circuit(enum.Enum):
 
 @dataclass(slots=True)
 class Breaker:
-    """Pure: whoever holds it calls ``try_again`` after the seconds that ``failed`` returns."""
+    """Pure: whoever holds it calls ``try_again`` after the seconds that ``failed`` returns, if ``openings`` is what it was
+    then."""
 
     circuit: Circuit = Circuit.CLOSED
+    openings: int = 0
     _failures: int = 0
     _wait_s: float = FIRST_WAIT_S
     _is_tried: bool = False
@@ -58,6 +60,7 @@ class Breaker:
             return None
         wait_s, self._wait_s = self._wait_s, min(2 * self._wait_s, LONGEST_WAIT_S)
         self.circuit = Circuit.OPEN
+        self.openings += 1
         return wait_s
 
     def try_again(self) -> None:

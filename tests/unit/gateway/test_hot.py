@@ -361,6 +361,16 @@ async def test_a_body_that_finds_no_room_on_its_way(served: Served) -> None:
     assert served.port.hot.memory._left == 1000
 
 
+async def test_what_comes_after_that_is_not_held(served: Served) -> None:
+    served.port.hot.memory = memory = BodyMemory(1000)
+    visit = served.connect()
+    visit.say(request("content-length: 5000", key="slow", body=None), b"x" * 900, b"x" * 101, b"x" * 50)
+    assert memory._left == 100
+    served.keys.gate.set()
+    assert (await visit.answer()).status == 503
+    assert memory._left == 1000
+
+
 def test_memory_counts_what_it_is_told() -> None:
     memory = BodyMemory(MAX_BODY_BYTES + 10)
     memory.take(0, MAX_BODY_BYTES)

@@ -227,6 +227,14 @@ async def test_heads_are_counted_one_by_one(served: Served) -> None:
     assert codes(answers) == [200, 200, 200]
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/x"])
+async def test_the_end_of_a_body_is_no_part_of_the_next_head(served: Served, path: str) -> None:
+    visit = served.connect()
+    large = request(path=path, body=b"x" * 2 * MAX_HEADER_BYTES)
+    visit.say(large[:1000], large[1000:] + b"GET /health HT", b"TP/1.1\r\nhost: x\r\n\r\n")
+    assert (await visit.answered(2))[1].status == 200
+
+
 # -- how large a body may be -------------------------------------------------------------------------------------------
 
 
@@ -392,6 +400,26 @@ async def test_time_in_which_we_do_not_read_does_not_count(served: Served) -> No
     served.keys.gate.set()
     await until("it is read again", visit.transport.is_reading)
     assert visit.is_open
+
+
+async def test_nor_where_an_application_does_not_read(folder: Path) -> None:
+    gate = asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await gate.wait()
+        await Gated()(scope, receive, send)
+
+    visit = serving(folder, app=app).connect()
+    visit.say(request("content-length: 200000", path="/x", body=None), b"x" * 70_000)
+    await settle()
+    assert not visit.transport.is_reading()
+    visit.look(1000)
+    gate.set()
+    await until("it is read again", visit.transport.is_reading)
+    visit.look(1000 + HEAD_S - 1)
+    assert visit.answers == []
+    visit.look(1000 + HEAD_S + JUST)
+    await refused(visit, 408, "request_timeout")
 
 
 async def test_a_body_that_waited_behind_another_request_may_still_come(served: Served) -> None:

@@ -336,6 +336,21 @@ async def test_nor_did_what_says_that_it_did_not(world: World, status: int) -> N
     over(world, asked, "complete")
 
 
+async def test_what_the_first_replica_said_does_not_count_for_the_second(world: World) -> None:
+    """A second that claims more tokens than it sent bytes is not believed, however many the first sent."""
+    broken, good = world.add(), world.add()
+    asked = world.ask(stream=False)
+    broken.last.head(503)
+    broken.last.data(b"x" * 10_000)
+    broken.last.end(Outcome.FAILED, usage=None)
+    good.last.head()
+    good.last.data(b"{}")
+    good.last.end(Outcome.COMPLETE, usage=Usage(3, 500))
+    line = over(world, asked, "complete")
+    assert line["estimated"]
+    assert line["completion_tokens"] <= 2
+
+
 @pytest.mark.parametrize("status", [500, 501])
 async def test_what_may_have_begun_does_not(world: World, status: int) -> None:
     broken, spare = world.add(), world.add()

@@ -34,7 +34,14 @@ USED = {
     "parser", "pipeline", "server_state", "tasks", "transport", "url",
 }  # fmt: skip
 """What ours find on uvicorn's protocol."""
-OF_THE_CYCLE = {"response_complete", "response_started", "disconnected", "message_event", "keep_alive"}
+OF_THE_CYCLE = {
+    "response_complete",
+    "response_started",
+    "disconnected",
+    "message_event",
+    "keep_alive",
+    "waiting_for_100_continue",
+}
 OF_THE_FLOW = {"read_paused", "write_paused", "pause_reading", "resume_reading"}
 OF_THE_STATE = {"total_requests", "connections", "tasks", "default_headers"}
 OF_THE_PARSER = {"feed_data", "get_method", "get_http_version", "should_keep_alive", "should_upgrade"}
