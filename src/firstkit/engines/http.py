@@ -32,7 +32,7 @@ class EngineClient:
 
     A request on a connection that turns out dead before one byte of an answer is sent once more, on a new connection;
     nothing else is ever sent twice. Redirects are not followed. A request that would need more connections than the
-    target allows fails at once. Time-outs, of which each may come a tenth or a second late, cost one timer for all.
+    target allows fails at once. One timer serves all time-outs: each may come late by a tenth, at most by a second.
     """
 
     def __init__(self, target: Target) -> None:
@@ -128,6 +128,7 @@ class EngineClient:
 
     def _sweep(self) -> None:
         """End exchanges that last too long, close what nobody uses; again, as long as there is something."""
+        self._timer = None
         now = monotonic()
         for exchange in list(self._exchanges):
             exchange.look(now)
@@ -136,7 +137,6 @@ class EngineClient:
         spent += [connection for connection in self._lingering if now - connection.last_at >= LINGER_S]
         for connection in spent:
             connection.abort()
-        self._timer = None
         if self._exchanges or self._kept or self._lingering:
             self._sweep_in(min([SWEEP_S, *(exchange.every_s for exchange in self._exchanges)]))
 

@@ -7,8 +7,10 @@ from typing import Optional
 
 EVENT_LIMIT_BYTES = 8 * 1024 * 1024
 
-_BLANK_LINE = re.compile(rb"\r?\n\r?\n")
+_BLANK_LINE = re.compile(rb"(?:\r\n|\n|\r(?!\n)){2}")
 _LONGEST_BLANK = 4
+_LINE_ENDS = b"\r\n"
+_BOM = b"\xef\xbb\xbf"
 
 
 class EventTooLong(Exception):
@@ -18,9 +20,9 @@ class EventTooLong(Exception):
 class EventSplitter:
     """Cuts a byte stream into whole events, however its bytes come in.
 
-    Events are handed out without the blank line that ends them and with ``\\n`` for ``\\r\\n``. What comes after the
-    last blank line stays in ``rest``: an event that is not whole. ``is_between``: there is none, so what comes next
-    begins an event.
+    Events are handed out without the blank line that ends them and with ``\\n`` for ``\\r\\n`` and ``\\r``, which end
+    lines too. What comes after the last blank line stays in ``rest``: an event that is not whole. ``is_between``: there
+    is none, so what comes next begins an event.
     """
 
     __slots__ = ("_buffer", "_limit", "_searched", "is_between")
@@ -41,12 +43,10 @@ class EventSplitter:
             if data.find(b"\n\n") == len(data) - 2 > 0 and data[0] != 10:
                 return [data[:-2]]  # one whole event, as nearly always
             *pieces, rest = data.split(b"\n\n")
+            self._buffer += rest.lstrip(_LINE_ENDS)
         else:
             self._buffer += data
             pieces = self._cut()
-            rest = b""
-        if rest:
-            self._buffer += rest
         self.is_between = not self._buffer
         if len(self._buffer) > self._limit:
             raise EventTooLong
@@ -59,18 +59,22 @@ class EventSplitter:
         for blank in _BLANK_LINE.finditer(self._buffer, self._searched):
             pieces.append(bytes(self._buffer[start : blank.start()]))
             start = blank.end()
+        while start < len(self._buffer) and self._buffer[start] in _LINE_ENDS:
+            start += 1
         del self._buffer[:start]
         self._searched = max(0, len(self._buffer) - _LONGEST_BLANK + 1)
         return pieces
 
 
 def _tidied(event: bytes) -> bytes:
-    event = event.strip(b"\r\n")
-    return event.replace(b"\r\n", b"\n") if b"\r" in event else event
+    event = event.strip(_LINE_ENDS)
+    return event.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in event else event
 
 
 def payload_of(event: bytes) -> Optional[bytes]:
-    """The data of an event; None when it has none (a comment, a bare ``event:``)."""
+    """The data of an event; None when it has none (a comment, a bare ``event:``). A byte order mark is passed over."""
+    if event.startswith(_BOM):
+        event = event[len(_BOM) :]
     if b"\n" not in event:
         return event[5:].strip() if event.startswith(b"data:") else None
     lines = [line[5:].strip() for line in event.split(b"\n") if line.startswith(b"data:")]

@@ -72,11 +72,14 @@ class Client:
 
     def hang_up(self) -> None:
         """The client is gone."""
-        if self.is_over or self.is_gone:
-            return
-        self.is_gone = self.is_over = True
-        if self._source is not None:
-            self._source.cancel()
+        if not self.is_over and not self.is_gone:
+            self.is_gone = self.is_over = True
+            self._leave(self._source)
+
+    def _leave(self, source: Exchange | None) -> None:
+        """Tell whoever works or waits for this client."""
+        if source is not None:
+            source.cancel()
         if self._gone is not None and not self._gone.done():
             self._gone.set_result(None)
 
@@ -172,8 +175,8 @@ class Client:
         """We end before the answer does."""
         source = self._source
         self.fail(error)
-        if source is not None:
-            source.cancel()
+        self.is_gone = True
+        self._leave(source)
 
     def abort(self) -> None:
         """Reset the connection: the one honest end of a body that broke and cannot say so."""

@@ -21,8 +21,7 @@ class Circuit(enum.Enum):
 
 @dataclass(slots=True)
 class Breaker:
-    """Pure: whoever holds it calls ``try_again`` after the seconds that ``failed`` returns, if ``openings`` is what it was
-    then."""
+    """Pure: whoever holds it calls ``try_again`` after the seconds that ``failed`` returns, unless ``openings`` rose."""
 
     circuit: Circuit = Circuit.CLOSED
     openings: int = 0

@@ -97,7 +97,14 @@ def test_nothing_passes_after_the_end_or_an_error() -> None:
     assert run([chunk("a"), data({"error": {"message": "x"}}), chunk("late")])[0] == chunk("a")
 
 
-@pytest.mark.parametrize("eol", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("hidden", [b": ping\r" + DONE, b"\xef\xbb\xbf" + DONE, b"id: 1\r\n" + DONE, b"\r" + DONE])
+def test_an_end_is_seen_wherever_clients_would_see_it(hidden: bytes) -> None:
+    passed, tail = run(hidden + chunk("a"))
+    assert passed == b""
+    assert tail.outcome is Outcome.FAILED
+
+
+@pytest.mark.parametrize("eol", [b"\n", b"\r\n", b"\r"])
 def test_comments_and_other_fields_pass(eol: bytes) -> None:
     body = b": ping\n\nid: 7\n" + chunk("a") + FINISH
     passed, tail = run((body + DONE).replace(b"\n", eol))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from firstkit.engines.answer import BODY_LIMIT_BYTES
+from firstkit.engines.answer import BODY_LIMIT_BYTES, REFUSAL_LIMIT_BYTES
 from firstkit.engines.engine import Habits
 from firstkit.engines.sse import EVENT_LIMIT_BYTES
 from firstkit.links.messages import Outcome
@@ -93,7 +93,7 @@ ENDLESS: dict[str, tuple[bytes, bytes, bool, int, str]] = {
         "than 64 MiB",
     ),
     "no object": (UNTIL_EOF % b"application/json", PIECE, False, MIB, "not a JSON object"),
-    "a refusal": (b"HTTP/1.1 500 X\r\n\r\n", PIECE, True, BODY_LIMIT_BYTES, "than 64 MiB"),
+    "a refusal": (b"HTTP/1.1 500 X\r\n\r\n", PIECE, True, REFUSAL_LIMIT_BYTES, "than 1 MiB"),
 }
 
 

@@ -37,7 +37,9 @@ def test_any_split_gives_the_same_events(pieces: list[bytes], cuts: list[int]) -
         (b"data: a\n\ndata: b\n\n", [b"data: a", b"data: b"], b""),
         (b"data: a\r\n\r\ndata: b\r\n\r\n", [b"data: a", b"data: b"], b""),
         (b"data: a\n\r\ndata: b\r\n\n", [b"data: a", b"data: b"], b""),
-        (b"\n\n\ndata: a\n\n\n\ndata: b\n\n\n", [b"data: a", b"data: b"], b"\n"),
+        (b"\n\n\ndata: a\n\n\n\ndata: b\n\n\n", [b"data: a", b"data: b"], b""),
+        (b"data: a\r\rdata: b\r\n\rdata: c\n\rdata: d\n", [b"data: a", b"data: b", b"data: c"], b"data: d\n"),
+        (b": ping\rdata: [DONE]\n\n", [b": ping\ndata: [DONE]"], b""),
         (b"event: x\r\ndata: a\r\n\r\ndata: b", [b"event: x\ndata: a"], b"data: b"),
         (b"", [], b""),
     ],
@@ -63,6 +65,7 @@ def test_an_endless_event_is_refused() -> None:
         (b"event: ping", None),
         (b"event: x\ndata: 1\nid: 7\ndata: 2", b"1\n2"),
         (b"data:", b""),
+        (b"\xef\xbb\xbfdata: {}", b"{}"),
     ],
 )
 def test_payload(event: bytes, payload: bytes | None) -> None:

@@ -158,6 +158,23 @@ async def test_after_the_wait_one_request_tries_it(monkeypatch: pytest.MonkeyPat
     assert [ticket.route.result() for ticket in tickets] == [failing, failing]
 
 
+async def test_a_wait_that_is_over_is_over_for_its_own_opening_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    later: list[tuple[Any, tuple[Any, ...]]] = []
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(loop, "call_later", lambda wait_s, call, *args: later.append((call, args)))
+    room = Room()
+    failing = room.add(2 * FAILURES + 2)
+    sent = [room.take("m") for _ in range(2 * FAILURES + 1)]
+    assert sent == [failing] * len(sent)
+    for outcome in [*[Outcome.FAILED] * FAILURES, Outcome.COMPLETE, *[Outcome.FAILED] * FAILURES]:
+        room.give_back(failing, outcome)
+    (call, args), (other_call, other_args) = later
+    call(*args)
+    assert room.take("m") is None, "it opened again since then"
+    other_call(*other_args)
+    assert room.take("m") is failing
+
+
 async def test_those_who_wait_get_their_turn_when_it_is_tried() -> None:
     room = Room()
     failing = room.add()

@@ -98,14 +98,14 @@ def test_failures_of_those_that_were_sent_before_open_it_once() -> None:
 
 
 class Histories(RuleBasedStateMachine):
-    """``waits``: whether somebody owes a ``try_again``."""
+    """``waits``: the openings for which somebody owes a ``try_again``."""
 
     def __init__(self) -> None:
         super().__init__()
         self.breaker = Breaker()
         self.under_way = 0
         self.in_a_row = 0
-        self.waits = 0
+        self.waits: list[int] = []
 
     @precondition(lambda self: self.breaker.lets_pass)
     @rule()
@@ -140,12 +140,16 @@ class Histories(RuleBasedStateMachine):
         if wait_s is not None:
             assert self.in_a_row >= FAILURES or before is Circuit.TRYING
             assert FIRST_WAIT_S <= wait_s <= LONGEST_WAIT_S
-            self.waits += 1
+            self.waits.append(self.breaker.openings)
+            assert self.waits == sorted(set(self.waits)), "each opening has a number of its own"
 
     @precondition(lambda self: self.waits)
-    @rule()
-    def wait_is_over(self) -> None:
-        self.waits -= 1
+    @rule(data=st.data())
+    def wait_is_over(self, data: st.DataObject) -> None:
+        opening = data.draw(st.sampled_from(self.waits))
+        self.waits.remove(opening)
+        if opening != self.breaker.openings:
+            return  # it was closed and opened again meanwhile: that has a wait of its own
         before = self.breaker.circuit
         self.breaker.try_again()
         assert self.breaker.circuit is (Circuit.TRYING if before is Circuit.OPEN else before)
@@ -153,7 +157,7 @@ class Histories(RuleBasedStateMachine):
     @invariant()
     def nobody_is_left_alone_for_ever(self) -> None:
         """Where nothing passes, something is owed: a try, or the end of one."""
-        assert self.breaker.lets_pass or self.waits or self.under_way
+        assert self.breaker.lets_pass or self.breaker.openings in self.waits or self.under_way
 
     @invariant()
     def open_is_who_failed(self) -> None:
