@@ -59,4 +59,4 @@ def test_every_route_keeps_to_the_document(lab: Lab, engine: EchoEngine, example
     generated = re.search(r"(\d+) generated", done.stdout)
     assert generated, done.stdout
     assert int(generated[1]) > 10 * examples
-    assert len(engine.bodies) > examples, "some of it was good enough to be passed on"
+    assert len(engine.bodies) >= examples, "some of it was good enough to be passed on"

@@ -19,6 +19,8 @@ from firstkit.store.jobs import JobRow, ReplicaRow, recent
 
 router = APIRouter()
 SHOWN_AFTER_END = timedelta(hours=1)
+OPEN: dict[str, Any] = {"security": []}
+"""In the schema: no key is needed."""
 
 
 def install(app: FastAPI) -> None:
@@ -26,13 +28,13 @@ def install(app: FastAPI) -> None:
     app.include_router(router)
 
 
-@router.get("/health", tags=["operation"])
+@router.get("/health", tags=["operation"], openapi_extra=OPEN)
 async def health() -> dict[str, str]:
     """The process is alive."""
     return {"status": "ok"}
 
 
-@router.get("/ready", tags=["operation"])
+@router.get("/ready", tags=["operation"], openapi_extra=OPEN)
 async def ready(request: Request) -> JSONResponse:
     """New work is taken: the database answers. 503 where it does not."""
     gateway: Gateway = request.app.state.gateway
@@ -43,7 +45,7 @@ async def ready(request: Request) -> JSONResponse:
         return JSONResponse({"status": "not ready", "reason": "the database is not answering"}, status_code=503)
 
 
-@router.get("/metrics", dependencies=[needs(KeyScope.METRICS)], tags=["operation"])
+@router.get("/metrics", dependencies=[needs(KeyScope.METRICS)], tags=["operation"], response_class=PlainTextResponse)
 async def prometheus(request: Request) -> Response:
     """Metrics in Prometheus' text format."""
     gateway: Gateway = request.app.state.gateway
@@ -69,7 +71,12 @@ async def status(request: Request) -> dict[str, Any]:
     }
 
 
-@router.get("/admin/replicas/{replica_id}/log", dependencies=[needs(KeyScope.ADMIN)], tags=["operation"])
+@router.get(
+    "/admin/replicas/{replica_id}/log",
+    dependencies=[needs(KeyScope.ADMIN)],
+    tags=["operation"],
+    response_class=PlainTextResponse,
+)
 async def replica_log(
     request: Request, replica_id: str, lines: Annotated[int, Query(ge=1, le=1000)] = 100
 ) -> PlainTextResponse:

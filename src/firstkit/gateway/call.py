@@ -5,6 +5,7 @@ The body stays a mapping of raw JSON values: what we do not edit reaches the eng
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -149,9 +150,8 @@ _DECODERS: dict[type, msgspec.json.Decoder[Any]] = {
     kind: msgspec.json.Decoder(kind | None) for kind in (str, bool, int, dict)
 }
 _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_PARTS = msgspec.json.Decoder(list[dict[str, Any]])
 _OBJECTS = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
-_LIST = ord("[")
+_CONTAINERS = b"[{"
 _KINDS: dict[type, str] = {str: "a string", bool: "true or false", int: "a whole number", dict: "an object"}
 
 
@@ -202,22 +202,33 @@ def _check_messages(raw: msgspec.Raw) -> None:
         raise InvalidRequest("'messages' must be a list of objects.", param="messages") from None
     for i, message in enumerate(messages):
         content = message.get("content")
-        if content is not None and memoryview(content)[0] == _LIST:
+        if content is not None and memoryview(content)[0] in _CONTAINERS:
             for part in _parts(bytes(content)):
                 _check_part(part, f"messages[{i}].content")
 
 
-def _parts(content: bytes) -> list[dict[str, Any]]:
+def _parts(content: bytes) -> list[Any]:
     """The parts of a message, if any of them could be named ``..._url``, in plain letters or escaped ones."""
     if b"_url" not in content and b"\\u" not in content:
         return []
     try:
-        return _PARTS.decode(content)
-    except (msgspec.DecodeError, RecursionError):
+        parts = json.loads(content, object_pairs_hook=_without_twins)
+    except (ValueError, RecursionError):
         raise InvalidRequest("'content' must be a text or a list of objects.", param="messages") from None
+    return parts if isinstance(parts, list) else [parts]
 
 
-def _check_part(part: dict[str, Any], where: str) -> None:
+def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of a part. Of two equal keys engines differ in which counts, and we pass parts on as they are."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise InvalidRequest("A part of a message has a key twice.", param="messages")
+    return found
+
+
+def _check_part(part: Any, where: str) -> None:
+    if not isinstance(part, dict):
+        raise InvalidRequest("'content' must be a text or a list of objects.", param="messages")
     for key, value in part.items():
         if not key.endswith("_url"):
             continue

@@ -173,9 +173,10 @@ class Client:
 
     def give_up(self, error: ApiError) -> None:
         """We end before the answer does."""
+        if self.is_over:
+            return
         source = self._source
         self.fail(error)
-        self.is_gone = True
         self._leave(source)
 
     def abort(self) -> None:

@@ -50,14 +50,17 @@ class Guard:
         if scope["type"] != "http":
             return
         started = False
+        body = CountedBody(receive)
 
         async def noting_send(message: Message) -> None:
             nonlocal started
+            if body.is_too_large and not started:
+                return  # whatever the application makes of it
             started = started or message["type"] == "http.response.start"
             await send(message)
 
         try:
-            await self.app(scope, counting(receive), noting_send)
+            await self.app(scope, body, noting_send)
         except ApiError as error:
             if started:
                 raise
@@ -67,18 +70,25 @@ class Guard:
             if started:
                 raise
             await send_error(send, ApiError("Something went wrong on our side; it has been logged."))
+        else:
+            if body.is_too_large and not started:
+                await send_error(send, body.refusal)
 
 
-def counting(receive: Receive, limit: int = SMALL_BODY_BYTES) -> Receive:
-    """``receive`` that raises TooLarge as soon as a body grows beyond ``limit`` bytes."""
-    seen = 0
+class CountedBody:
+    """``receive`` that raises TooLarge as soon as a body grows beyond ``limit`` bytes, and remembers that it did:
+    FastAPI takes what is raised while it reads a body for a fault of the body."""
 
-    async def counted() -> Message:
-        nonlocal seen
-        message = await receive()
-        seen += len(message.get("body", b""))
-        if seen > limit:
-            raise TooLarge(f"The request body is larger than {limit} bytes.")
+    def __init__(self, receive: Receive, limit: int = SMALL_BODY_BYTES) -> None:
+        self.is_too_large = False
+        self.refusal = TooLarge(f"The request body is larger than {limit} bytes.")
+        self._receive = receive
+        self._left = limit
+
+    async def __call__(self) -> Message:
+        message = await self._receive()
+        self._left -= len(message.get("body", b""))
+        if self._left < 0:
+            self.is_too_large = True
+            raise self.refusal
         return message
-
-    return counted

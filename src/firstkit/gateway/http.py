@@ -31,7 +31,7 @@ from firstkit.gateway.callers import FamiliarHead, familiar, read_caller
 from firstkit.gateway.client import status_line
 from firstkit.gateway.guard import error_head_and_body
 from firstkit.gateway.hot import HotRequest, HotRoutes
-from firstkit.gateway.request import MAX_BODY_BYTES, MAX_HEADER_BYTES, SMALL_BODY_BYTES, RequestHead, guard
+from firstkit.gateway.request import MAX_BODY_BYTES, MAX_HEADER_BYTES, MAX_HEADERS, SMALL_BODY_BYTES, RequestHead, guard
 
 logger = logging.getLogger("firstkit.gateway")
 
@@ -97,6 +97,7 @@ class Protocol(HttpToolsProtocol):
         self._reader_deadline = inf
         self._is_surplus = False
         self._head_bytes = 0
+        self._heads_begun = 0
         self._body_bytes = 0
         self._framing_bytes = 0
         self._body_began = 0.0
@@ -105,6 +106,8 @@ class Protocol(HttpToolsProtocol):
         self._lingering_bytes = 0
         self._unsent = 0
         self._familiar: FamiliarHead | None = None
+        self._running: RequestResponseCycle | None = None
+        """The ASGI request whose turn it is, or was."""
         self._hot: HotRequest | None = None
         """The hot request whose turn it is."""
         self._incoming: HotRequest | None = None
@@ -129,6 +132,9 @@ class Protocol(HttpToolsProtocol):
         for request in {self._hot, self._incoming, *waiting} - {None}:
             cast(HotRequest, request).hang_up()
         self._hot = self._incoming = None
+        if self._running is not None and not self._running.response_complete:  # uvicorn tells the newest cycle only
+            self._running.disconnected = True
+            self._running.message_event.set()
         if isinstance(self.cycle, HotRequest):
             self.cycle = None
         super().connection_lost(exc)
@@ -144,10 +150,15 @@ class Protocol(HttpToolsProtocol):
 
     def _feed(self, data: bytes) -> None:
         phase, body_bytes = self._phase, self._body_bytes
+        self._heads_begun = 0
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
             self._feed_without_upgrade(data[upgrade.args[0] :])
+        except httptools.HttpParserCallbackError:
+            if self._refusal is None:
+                logger.exception("a request cannot be read for a reason of ours", extra={"action": "internal_error"})
+            self._refuse(self._refusal or ApiError("Something went wrong on our side; it has been logged."))
         except httptools.HttpParserError as exc:
             self._refuse(self._refusal or InvalidRequest(f"This is not HTTP as it is spoken here: {_sentence(exc)}."))
         else:
@@ -238,6 +249,7 @@ class Protocol(HttpToolsProtocol):
         self.url = b""
         self.headers = []
         self._head_bytes = 0
+        self._heads_begun += 1
         self._wait_for(Phase.HEAD, HEAD_S)
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -350,6 +362,7 @@ class Protocol(HttpToolsProtocol):
             self._give_turn(cycle)
             self.loop.call_soon(cycle.start)  # not now: of thousands that wait, each may be over at once
         else:
+            self._running = cycle
             super()._start_asgi_task(cycle, app)
 
     def answered(self, request: HotRequest) -> None:
@@ -400,10 +413,12 @@ class Protocol(HttpToolsProtocol):
 
     def _count(self, received: int, phase: Phase, of_body: int) -> None:
         """See to it that neither a head nor the framing of a body goes on without end. ``phase``: that before the
-        bytes came; those that end a body and begin a head are not counted for either."""
+        bytes came; those that end something and begin a head are not counted for either."""
         if self._phase is Phase.HEAD:
-            self._head_bytes += received if phase in (Phase.IDLE, Phase.HEAD) else 0
-            if self._head_bytes > MAX_HEADER_BYTES:
+            is_alone = self._heads_begun == (0 if phase is Phase.HEAD else 1) and phase in (Phase.IDLE, Phase.HEAD)
+            self._head_bytes += received if is_alone else 0
+            parsed = len(self.url) + sum([len(name) + len(value) for name, value in self.headers])
+            if max(self._head_bytes, parsed) > MAX_HEADER_BYTES or len(self.headers) > MAX_HEADERS:
                 self._refuse(HeadersTooLarge(f"At most {MAX_HEADER_BYTES} bytes of head are allowed."))
         elif self._phase is Phase.BODY:
             self._framing_bytes = 0 if of_body else self._framing_bytes + received
@@ -460,6 +475,7 @@ class Protocol(HttpToolsProtocol):
         if has_rest:
             self._go_deaf()
             self.flow.resume_reading()
+            self.transport.write_eof()
             self._deadline = self.loop.time() + LINGER_S
         else:
             self.transport.close()

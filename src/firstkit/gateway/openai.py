@@ -28,7 +28,13 @@ def _schema(api: Api, properties: dict[str, Any]) -> dict[str, Any]:
         fields["stream_options"] = {"type": "object", "properties": {"include_usage": {"type": "boolean"}}}
         fields["max_tokens"] = {"type": "integer", "minimum": 1}
     schema = {"type": "object", "required": ["model", api.required], "properties": fields, "additionalProperties": True}
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+    answers: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
+    if api.streams:
+        answers["text/event-stream"] = {"schema": {"type": "string"}}
+    return {
+        "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
+        "responses": {"200": {"description": "The answer of the engine.", "content": answers}},
+    }
 
 
 _MESSAGES = {"messages": {"type": "array", "minItems": 1, "items": {"type": "object"}}}

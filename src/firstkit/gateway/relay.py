@@ -130,7 +130,7 @@ class Passage:
                 raise self._relay.forecasts.not_ready(call.model)
             wait_s = min(left, self._silence_left(COMMENT_EVERY_S)) if call.stream else left
             await asyncio.wait(news, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
-            if client.is_gone:
+            if client.is_over:
                 raise ClientGone
             if call.stream and self._silence_left(0.0) == 0.0 and not ticket.route.done():
                 position = self._relay.room.position(call.model, ticket)
@@ -238,7 +238,7 @@ class Passage:
 
     def _may_go_elsewhere(self, tail: Tail) -> bool:
         """Only once, only where no token of an answer came, and only for one who is there to hear it."""
-        if self._is_second or self._client.is_gone or tail.outcome not in (Outcome.FAILED, Outcome.LOST):
+        if self._is_second or self._client.is_over or tail.outcome not in (Outcome.FAILED, Outcome.LOST):
             return False
         return self._relayed == 0 or (self._head is not None and self._head.status in UNBEGUN_STATUS)
 

@@ -21,7 +21,8 @@ class Circuit(enum.Enum):
 
 @dataclass(slots=True)
 class Breaker:
-    """Pure: whoever holds it calls ``try_again`` after the seconds that ``failed`` returns, unless ``openings`` rose."""
+    """Pure. Whoever holds it calls ``try_again`` after the seconds that ``failed`` returns, unless ``openings`` has
+    risen by then."""
 
     circuit: Circuit = Circuit.CLOSED
     openings: int = 0

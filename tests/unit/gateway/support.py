@@ -314,6 +314,8 @@ class Transport(asyncio.Transport):
         self.is_taking = True
         self.is_aborted = False
         self.is_lost = False
+        self.has_ended = False
+        """The server said that it will write no more."""
         self._loop = asyncio.get_running_loop()
         self._is_closing = False
         self._is_reading = True
@@ -344,6 +346,9 @@ class Transport(asyncio.Transport):
         self._lose(ConnectionResetError())
 
     # -- the server's ------------------------------------------------------------------------------------------
+
+    def write_eof(self) -> None:
+        self.has_ended = True
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return default

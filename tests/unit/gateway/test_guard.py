@@ -21,7 +21,7 @@ from firstkit.errors import (
     TooLarge,
     Unauthenticated,
 )
-from firstkit.gateway.guard import Guard, counting, error_head_and_body
+from firstkit.gateway.guard import CountedBody, Guard, error_head_and_body
 from firstkit.gateway.request import (
     MAX_BODY_BYTES,
     MAX_HEADER_BYTES,
@@ -159,7 +159,7 @@ async def test_the_piece_that_is_too_much_is_not_handed_over() -> None:
     async def receive() -> Message:
         return {"type": "http.request", "body": pieces.pop(0), "more_body": True}
 
-    counted = counting(receive, 10)
+    counted = CountedBody(receive, 10)
     assert [(await counted())["body"] for _ in range(2)] == [b"12345", b"67890"]
     with pytest.raises(TooLarge, match="larger than 10 bytes"):
         await counted()
