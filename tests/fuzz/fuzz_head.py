@@ -116,6 +116,9 @@ class Transport(asyncio.Transport):
         self._is_closing = False
         self.protocol: Protocol
 
+    def write_eof(self) -> None:
+        """Nothing more will be written; what is heard of it is the end."""
+
     def write(self, data: Any) -> None:
         if not self._is_closing:
             self.written += data
@@ -332,8 +335,8 @@ def request(chance: random.Random) -> bytes:
     return b"".join(line + b"\r\n" for line in lines) + b"\r\n" + body
 
 
-logging.getLogger("firstkit.gateway").setLevel(logging.CRITICAL)
 TARGET = Target(run_one, random_input)
 
 if __name__ == "__main__":
+    logging.getLogger("firstkit.gateway").setLevel(logging.CRITICAL)
     TARGET.main(__doc__)

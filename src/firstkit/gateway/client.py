@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 from http import HTTPStatus
-from typing import Protocol
+from typing import Protocol, cast
 
 from firstkit.errors import ApiError
 from firstkit.gateway.guard import error_head_and_body
@@ -38,6 +38,10 @@ class Wire(Protocol):
 
     def answered(self) -> None:
         """The last byte of the answer is written."""
+
+
+_NO_WIRE = cast(Wire, None)
+"""In place of the wire once an answer is over, so that request and client do not hold each other."""
 
 
 class Client:
@@ -78,6 +82,7 @@ class Client:
 
     def _leave(self, source: Exchange | None) -> None:
         """Tell whoever works or waits for this client."""
+        self._wire = _NO_WIRE
         if source is not None:
             source.cancel()
         if self._gone is not None and not self._gone.done():
@@ -199,7 +204,8 @@ class Client:
     def _end(self) -> None:
         self.is_over = True
         self._source = None
-        self._wire.answered()
+        wire, self._wire = self._wire, _NO_WIRE
+        wire.answered()
 
     def _head(self, status: int, lines: bytes) -> bytes:
         return b"%b%b%b%bx-request-id: %b\r\n%b\r\n" % (

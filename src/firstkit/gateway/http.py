@@ -96,6 +96,7 @@ class Protocol(HttpToolsProtocol):
         self._deadline = inf
         self._reader_deadline = inf
         self._is_surplus = False
+        self._is_held = False
         self._head_bytes = 0
         self._heads_begun = 0
         self._body_bytes = 0
@@ -207,6 +208,9 @@ class Protocol(HttpToolsProtocol):
         self._reader_deadline = inf
         if self._hot is not None:
             self._hot.client.resume()
+        if self._is_held and not self.transport.is_closing():
+            self._is_held = False
+            self._next()
 
     def shutdown(self) -> None:
         """The server ends: idle connections close at once, others after their answer."""
@@ -378,8 +382,14 @@ class Protocol(HttpToolsProtocol):
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
-        if self.flow.read_paused:
-            self._read_on()
+        if self.flow.write_paused:  # who takes no answers gets no further requests taken
+            self._is_held = True
+            self.flow.pause_reading()
+        else:
+            self._next()
+
+    def _next(self) -> None:
+        """An answer is written, and taken or on its way: what comes now?"""
         if self.pipeline:
             cycle, app = self.pipeline.pop()
             self._start_asgi_task(cycle, app)
@@ -389,6 +399,8 @@ class Protocol(HttpToolsProtocol):
             self.transport.close()
         elif self._phase is Phase.ANSWER:
             self._wait_for(Phase.IDLE, IDLE_S)
+        if not self.pipeline and self.flow.read_paused and not self.transport.is_closing():
+            self._read_on()  # and not before: those that wait would be joined by more for each that is answered
 
     def _read_on(self) -> None:
         """Read again. What we did not listen to in the meantime cannot be late."""
