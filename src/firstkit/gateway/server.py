@@ -50,7 +50,7 @@ LAG_EVERY_S = 0.25
 DEMAND_EVERY_S = 1.0
 COLLECT_EVERY = 20_000
 """Objects made and not freed until the collector looks for circles among them."""
-KEPT_BYTES = 32 * 1024 * 1024
+KEPT_BYTES = 8 * 1024 * 1024
 """Freed memory that is kept for the next body. Asking the system for it anew costs seven times a copy of the body."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """See mallopt(3)."""
