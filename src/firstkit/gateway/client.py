@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Protocol, cast
 
@@ -172,8 +173,7 @@ class Client:
             self._finish(b"data: " + json.dumps(error.body()).encode() + b"\n\n")
         elif not self.is_over:
             headers, body = error_head_and_body(error)
-            lines = b"".join([b"%b: %b\r\n" % header for header in headers])
-            self._write(self._head(error.status, lines) + body)
+            self._write(self._head(error.status, header_lines(headers)) + body)
             self._end()
 
     def give_up(self, error: ApiError) -> None:
@@ -216,6 +216,11 @@ class Client:
             self.request_id.encode(),
             b"" if self._wire.keeps_alive else b"connection: close\r\n",
         )
+
+
+def header_lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Headers as they go over the wire."""
+    return b"".join([b"%b: %b\r\n" % header for header in headers])
 
 
 def status_line(status: int) -> bytes:

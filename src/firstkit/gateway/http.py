@@ -1,6 +1,5 @@
 """Connections of clients: uvicorn's HTTP protocol, with a guard before every request and a short cut for hot routes.
 
-
 What is relied on of uvicorn is named by tests/unit/gateway/test_uvicorn_contract.py.
 """
 
@@ -28,7 +27,7 @@ from firstkit.errors import (
     TooLarge,
 )
 from firstkit.gateway.callers import FamiliarHead, familiar, read_caller
-from firstkit.gateway.client import status_line
+from firstkit.gateway.client import header_lines, status_line
 from firstkit.gateway.guard import error_head_and_body
 from firstkit.gateway.hot import HotRequest, HotRoutes
 from firstkit.gateway.request import MAX_BODY_BYTES, MAX_HEADER_BYTES, MAX_HEADERS, SMALL_BODY_BYTES, RequestHead, guard
@@ -74,7 +73,7 @@ class Door:
         """``headers`` as they go over the wire; uvicorn makes a new list once a second."""
         if headers is not self._dated:
             self._dated = headers
-            self._lines = b"".join([b"%b: %b\r\n" % header for header in headers])
+            self._lines = header_lines(headers)
         return self._lines
 
 
@@ -174,11 +173,10 @@ class Protocol(HttpToolsProtocol):
         """Read the request once more, as if it had not asked for another protocol: so httptools would pass over its
         body, and clients that try HTTP/2 send that with each request."""
         kept = [header for header in self.headers if header[0] not in _UPGRADE_HEADERS]
-        lines = b"".join([b"%b: %b\r\n" % header for header in kept])
         version = self.parser.get_http_version().encode()
         start = b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, version)
         self.parser = httptools.HttpRequestParser(self)
-        self._feed(b"%b%bconnection: close\r\n\r\n%b" % (start, lines, rest))
+        self._feed(b"%b%bconnection: close\r\n\r\n%b" % (start, header_lines(kept), rest))
 
     def _is_recognised(self, data: bytes, head: FamiliarHead) -> bool:
         """Whether ``data`` is a whole request with the head of the one before it, of a key that is known: it is
@@ -476,10 +474,8 @@ class Protocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         headers, body = error_head_and_body(error)
-        lines = b"".join([b"%b: %b\r\n" % header for header in headers])
-        self.transport.write(
-            b"%b%b%bconnection: close\r\n\r\n%b" % (status_line(error.status), self.common_headers(), lines, body)
-        )
+        head = status_line(error.status) + self.common_headers() + header_lines(headers)
+        self.transport.write(b"%bconnection: close\r\n\r\n%b" % (head, body))
         self._close(has_rest=True)
 
     def _close(self, has_rest: bool) -> None:

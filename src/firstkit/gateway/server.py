@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -36,13 +36,11 @@ from firstkit.gateway.pilots import Pilots
 from firstkit.gateway.relay import Relay
 from firstkit.gateway.state import Gateway, external_route, names
 from firstkit.gateway.waiting import WaitingRoom
-from firstkit.locks import alone, hold
+from firstkit.locks import hold
+from firstkit.process import private_ca
 from firstkit.routing.table import RoutingTable
 from firstkit.store.database import Database
 from firstkit.store.wake import WakeServer
-
-if TYPE_CHECKING:
-    from firstkit.links.private_ca import PrivateCa
 
 logger = logging.getLogger("firstkit.gateway")
 GRACE_S = 30
@@ -115,7 +113,7 @@ class Process:
         await gateway.pilots.listen(self.config.server.path("pilots.sock"))
         background = [asyncio.ensure_future(work) for work in (loader.run(), _measure_lag(), self._tell_demand())]
         if tunnel is not None:
-            background.append(asyncio.ensure_future(gateway.pilots.listen_tls(tunnel, self._private_ca())))
+            background.append(asyncio.ensure_future(gateway.pilots.listen_tls(tunnel, private_ca(server.state_dir))))
         try:
             await self._serve(gateway, listener)
         finally:
@@ -126,13 +124,6 @@ class Process:
             await gateway.wake.close()
             await _last_load(loader)
             await db.close()
-
-    def _private_ca(self) -> PrivateCa:
-        from firstkit.links.private_ca import PrivateCa  # and with it 10 MB that only tunnels need
-
-        state_dir = self.config.server.state_dir
-        with alone(state_dir / "pilots-ca.lock"):  # the controller may make it in the same moment
-            return PrivateCa(state_dir)
 
     def _assemble(self, db: Database, spool: Spool) -> Gateway:
         table = RoutingTable(names(self.config))

@@ -10,7 +10,8 @@ from typing import Any
 
 from firstkit.config import Config, ResolvedDeployment
 from firstkit.links.messages import LinkSpec
-from firstkit.locks import alone, hold
+from firstkit.locks import hold
+from firstkit.process import private_ca
 from firstkit.reconciler.autoscale import Policy, wanted
 from firstkit.reconciler.books import Books
 from firstkit.reconciler.calls import Calls
@@ -85,11 +86,8 @@ class Controller:
         server = self.config.server
         if kind == "socket":
             return LinkSpec("socket", str(server.path("pilots.sock")))
-        from firstkit.links.private_ca import PrivateCa  # and with it 10 MB that only tunnels need
-
-        with alone(server.path("pilots-ca.lock")):
-            ca_pem = PrivateCa(server.state_dir).certificate_pem
-        return LinkSpec("tunnel", addresses=server.pilot_addresses, ca_pem=ca_pem)
+        ca = private_ca(server.state_dir)
+        return LinkSpec("tunnel", addresses=server.pilot_addresses, ca_pem=ca.certificate_pem)
 
     # -- demand and policy -------------------------------------------------------------------------------------
 
