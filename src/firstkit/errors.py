@@ -49,6 +49,10 @@ class ApiError(FirstError):
         return {"error": {**error, **self.details}}
 
 
+class InternalError(ApiError):
+    """Something went wrong on our side; it has been logged."""
+
+
 class InvalidRequest(ApiError):
     """The request is not valid."""
 

@@ -20,6 +20,7 @@ from firstkit.errors import (
     ApiError,
     AtCapacity,
     HeadersTooLarge,
+    InternalError,
     InvalidRequest,
     MethodNotAllowed,
     RequestTimeout,
@@ -158,7 +159,7 @@ class Protocol(HttpToolsProtocol):
         except httptools.HttpParserCallbackError:
             if self._refusal is None:
                 logger.exception("a request cannot be read for a reason of ours", extra={"action": "internal_error"})
-            self._refuse(self._refusal or ApiError("Something went wrong on our side; it has been logged."))
+            self._refuse(self._refusal or InternalError())
         except httptools.HttpParserError as exc:
             self._refuse(self._refusal or InvalidRequest(f"This is not HTTP as it is spoken here: {_sentence(exc)}."))
         else:

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 from firstkit import metrics
 from firstkit.errors import CallFailed, LinkLost, StoreUnavailable
 from firstkit.gateway.waiting import WaitingRoom
-from firstkit.links.dial import HANDSHAKE_S
-from firstkit.links.gateway_end import GatewayLink
+from firstkit.links.gateway_end import GatewayLink, listen_tunnel
 from firstkit.links.messages import Hello, PilotReport, ReplicaReport
 from firstkit.routing.table import Route
 from firstkit.states import ReplicaState
@@ -58,10 +57,7 @@ class Pilots:
     async def listen_tls(self, listener: socket.socket, ca: PrivateCa) -> None:
         """Open the port that pilots elsewhere dial, and keep its certificate fresh; returns only when cancelled."""
         context = ca.server_context()
-        loop = asyncio.get_running_loop()
-        server = await loop.create_server(
-            lambda: GatewayLink(self), sock=listener, ssl=context, ssl_handshake_timeout=HANDSHAKE_S
-        )
+        server = await listen_tunnel(lambda: GatewayLink(self), listener, context)
         try:
             while True:
                 await asyncio.sleep(REFRESH_S)

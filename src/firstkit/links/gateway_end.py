@@ -11,6 +11,7 @@ import functools
 import logging
 import math
 import re
+import socket
 import ssl
 from collections.abc import Callable
 from typing import Any, Optional, Protocol
@@ -65,14 +66,13 @@ _LOST = Tail(Outcome.LOST, error="link lost")
 
 
 async def listen_tunnel(
-    make: Callable[[], GatewayLink], host: str, port: int, context: ssl.SSLContext, handshake_s: float = HELLO_S
+    make: Callable[[], GatewayLink], listener: socket.socket, context: ssl.SSLContext, handshake_s: float = HELLO_S
 ) -> asyncio.Server:
-    """Open the door that pilots elsewhere dial, TLS over TCP, each connection a link of ``make``; raises OSError.
+    """Open the door that pilots elsewhere dial, TLS over TCP, each connection a link of ``make``.
     Nobody stays who does not become a link: the handshake has its time, and then the hello."""
     return await asyncio.get_running_loop().create_server(
         make,
-        host,
-        port,
+        sock=listener,
         ssl=context,
         ssl_handshake_timeout=handshake_s,
         ssl_shutdown_timeout=LINGER_S,

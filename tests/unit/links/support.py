@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Callable
 from pathlib import Path
@@ -217,7 +218,8 @@ class Ends:
             self.made.append(GatewayLink(self.owner, **times))
             return self.made[-1]
 
-        self.server = await listen_tunnel(make, "127.0.0.1", 0, context, handshake_s)
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.server = await listen_tunnel(make, listener, context, handshake_s)
         return f"127.0.0.1:{self.server.sockets[0].getsockname()[1]}"
 
     def dial(self, link: LinkSpec | None = None, **times: Any) -> PilotLink:
