@@ -19,7 +19,7 @@ class FirstError(Exception):
 
 
 class ApiError(FirstError):
-    """The request could not be answered."""
+    """Something went wrong on our side; it has been logged."""
 
     status: ClassVar[int] = 500
     type: ClassVar[str] = "server_error"
@@ -47,10 +47,6 @@ class ApiError(FirstError):
         """The OpenAI error object, with ``details`` as further keys."""
         error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
         return {"error": {**error, **self.details}}
-
-
-class InternalError(ApiError):
-    """Something went wrong on our side; it has been logged."""
 
 
 class InvalidRequest(ApiError):

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from faults.outside import EchoEngine, Outside, assert_sound, gateway, outside
+from faults.outside import EchoEngine, Outside, assert_sound, gateway
 from faults.wire import Answer, Wire
 from lab import Lab
 
@@ -22,18 +22,6 @@ DEEP = 100_000
 CPU_S = 0.1
 """So much processor time of the gateway one request may take, and as much again for each ``BYTES_FOR_CPU``."""
 BYTES_FOR_CPU = 8 * MIB
-
-
-@pytest.fixture(scope="module")
-def engines() -> Iterator[Outside]:
-    with outside() as engines:
-        yield engines
-
-
-@pytest.fixture(scope="module")
-def engine(engines: Outside) -> EchoEngine:
-    engine: EchoEngine = engines.add("echo")
-    return engine
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from faults.malformed import BODY, CASES, JSON, Case, post
-from faults.outside import EchoEngine, Outside, assert_sound, descriptors, gateway, log_of, outside
+from faults.outside import EchoEngine, Outside, assert_sound, descriptors, gateway, log_of
 from faults.wire import Answer, Wire, chat_request
 from lab import Lab, wait_for
 
@@ -17,18 +17,6 @@ PROBE = b"GET /health?probe HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
 TRICKLED = 1500
 """Up to so many bytes a case is sent one by one."""
 MIB = 1024**2
-
-
-@pytest.fixture(scope="module")
-def engines() -> Iterator[Outside]:
-    with outside() as engines:
-        yield engines
-
-
-@pytest.fixture(scope="module")
-def engine(engines: Outside) -> EchoEngine:
-    engine: EchoEngine = engines.add("echo")
-    return engine
 
 
 @pytest.fixture(scope="module")

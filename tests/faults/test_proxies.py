@@ -8,25 +8,13 @@ from collections.abc import Iterator
 import pytest
 
 from faults.malformed import CASES, Case
-from faults.outside import EchoEngine, GatedEngine, Outside, assert_sound, gateway, outside
+from faults.outside import EchoEngine, GatedEngine, Outside, assert_sound, gateway
 from faults.proxies import KINDS, Kind, Proxy, proxy
 from faults.smuggling import shapes
 from faults.wire import Answer, Wire, chat_body, chat_request
 from lab import Lab
 
 MIB = 1024**2
-
-
-@pytest.fixture(scope="module")
-def engines() -> Iterator[Outside]:
-    with outside() as engines:
-        yield engines
-
-
-@pytest.fixture(scope="module")
-def engine(engines: Outside) -> EchoEngine:
-    engine: EchoEngine = engines.add("echo")
-    return engine
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from faults.outside import EchoEngine, Outside, assert_sound, gateway, outside
+from faults.outside import EchoEngine, Outside, assert_sound, gateway
 from lab import Lab
 
 CONFIGURATION = """
@@ -22,18 +22,6 @@ expected-statuses = ["2xx", "3xx", "4xx", 502, 503, 504]
 """
 """Statuses of engines that fail, are not ready or say nothing are documented; no others of 500 and more are."""
 CHECKS = "not_a_server_error,content_type_conformance,response_schema_conformance,unsupported_method,ignored_auth"
-
-
-@pytest.fixture(scope="module")
-def engines() -> Iterator[Outside]:
-    with outside() as engines:
-        yield engines
-
-
-@pytest.fixture(scope="module")
-def engine(engines: Outside) -> EchoEngine:
-    engine: EchoEngine = engines.add("echo")
-    return engine
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from math import ceil
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from firstkit.errors import ApiError, InternalError, TooLarge
+from firstkit.errors import ApiError, TooLarge
 from firstkit.gateway.request import SMALL_BODY_BYTES
 
 logger = logging.getLogger("firstkit.gateway")
@@ -69,7 +69,7 @@ class Guard:
             logger.exception("a request failed for a reason of ours", extra={"action": "internal_error"})
             if started:
                 raise
-            await send_error(send, InternalError())
+            await send_error(send, ApiError())
         else:
             if body.is_too_large and not started:
                 await send_error(send, body.refusal)

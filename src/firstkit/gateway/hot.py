@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 from firstkit.accounting.limits import KeyLimits, rate_lines
 from firstkit.auth.authenticator import Identity
 from firstkit.auth.permissions import Scope
-from firstkit.errors import ApiError, InternalError
+from firstkit.errors import ApiError
 from firstkit.gateway.call import APIS, Api, Call, Patience, check_body, parse_body
 from firstkit.gateway.callers import Caller
 from firstkit.gateway.client import Client
@@ -271,6 +271,6 @@ class HotRequest:
         """The one end of what goes wrong before the relay: a fault of ours is a 500, its text only a log line."""
         if not isinstance(reason, ApiError):
             logger.error("a request failed for a reason of ours", exc_info=reason, extra={"action": "internal_error"})
-            reason = InternalError()
+            reason = ApiError()
         self.client.fail(reason)
         self.over()

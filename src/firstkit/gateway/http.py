@@ -20,7 +20,6 @@ from firstkit.errors import (
     ApiError,
     AtCapacity,
     HeadersTooLarge,
-    InternalError,
     InvalidRequest,
     MethodNotAllowed,
     RequestTimeout,
@@ -159,7 +158,7 @@ class Protocol(HttpToolsProtocol):
         except httptools.HttpParserCallbackError:
             if self._refusal is None:
                 logger.exception("a request cannot be read for a reason of ours", extra={"action": "internal_error"})
-            self._refuse(self._refusal or InternalError())
+            self._refuse(self._refusal or ApiError())
         except httptools.HttpParserError as exc:
             self._refuse(self._refusal or InvalidRequest(f"This is not HTTP as it is spoken here: {_sentence(exc)}."))
         else:

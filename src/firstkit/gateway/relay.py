@@ -12,7 +12,7 @@ from typing import Any
 
 from firstkit.accounting.spool import Spool
 from firstkit.clock import monotonic
-from firstkit.errors import ApiError, InternalError, StoreUnavailable
+from firstkit.errors import ApiError, StoreUnavailable
 from firstkit.gateway.answer import error_of, with_usage
 from firstkit.gateway.call import Call
 from firstkit.gateway.client import Client
@@ -187,7 +187,7 @@ class Passage:
             self._ended(tail)
         except Exception:
             logger.exception("a request failed for a reason of ours", extra={"action": "internal_error"})
-            self._client.fail(InternalError())
+            self._client.fail(ApiError())
             self._call.owner.over()
 
     def _look_at(self, data: bytes) -> None:
