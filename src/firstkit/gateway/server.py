@@ -46,6 +46,9 @@ logger = logging.getLogger("firstkit.gateway")
 GRACE_S = 30
 LAG_EVERY_S = 0.25
 DEMAND_EVERY_S = 1.0
+ACCEPTED_PER_TURN = 16
+"""Connections that are accepted in one turn of the loop: libuv takes one from each descriptor that listens, and with a
+thousand streams a turn may last 50 ms."""
 COLLECT_EVERY = 20_000
 """Objects made and not freed until the collector looks for circles among them."""
 KEPT_BYTES = 8 * 1024 * 1024
@@ -164,8 +167,9 @@ class Process:
             loop.add_signal_handler(number, stop)
         _settle_memory()
         logger.info("listening on %s", self.config.server.listen, extra={"action": "listen"})
+        listeners = [listener, *(listener.dup() for _ in range(ACCEPTED_PER_TURN - 1))]
         await asyncio.gather(
-            public.serve([listener]), admin.serve([_listen_unix(str(self.config.server.path("admin.sock")))])
+            public.serve(listeners), admin.serve([_listen_unix(str(self.config.server.path("admin.sock")))])
         )
 
     # -- the controller's end ----------------------------------------------------------------------------------
