@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Optional, Protocol, cast
+from typing import Callable, Optional, Protocol, cast
 
 from firstkit.clock import monotonic
 from firstkit.engines.parsing import ResponseHead, ResponseParser
@@ -60,6 +60,7 @@ class Connection(asyncio.Protocol):
         "_is_full",
         "_is_lingering",
         "_is_paused",
+        "_made",
         "_may_be_kept",
         "_owner",
         "_parser",
@@ -69,9 +70,11 @@ class Connection(asyncio.Protocol):
         "last_at",
     )
 
-    def __init__(self, owner: Owner, parser: ResponseParser) -> None:
+    def __init__(self, owner: Owner, parser: ResponseParser, made: Callable[[Connection], None]) -> None:
+        """``made`` is called once it can be sent on."""
         self._owner = owner
         self._parser = parser
+        self._made = made
         self._transport: asyncio.Transport
         self._user: Optional[User] = None
         self._unsent: Optional[memoryview] = None
@@ -148,6 +151,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._owner.opened(self)
+        self._made(self)
 
     def data_received(self, data: bytes) -> None:
         user = self._user

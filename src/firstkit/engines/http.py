@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 import ssl
-from typing import Optional, cast
+from typing import Optional
 
 from firstkit.clock import monotonic
 from firstkit.engines.answer import AnswerMeter
@@ -44,6 +44,7 @@ class EngineClient:
         self._kept: list[Connection] = []
         self._lingering: set[Connection] = set()
         self._exchanges: set[_Exchange] = set()
+        self._dials: set[asyncio.Task[None]] = set()
         self._timer: Optional[asyncio.TimerHandle] = None
         self._every_s = SWEEP_S
         self.is_closed = False
@@ -82,10 +83,18 @@ class EngineClient:
         """Whether the request that was added last is one too many: each has a connection or is about to make one."""
         return len(self._exchanges) + len(self._lingering) > self._target.most_connections
 
-    async def connect(self) -> Connection:
-        """A new connection; raises OSError, UnicodeError or asyncio.TimeoutError."""
-        dialled = self._way.dial(lambda: Connection(self, self._parser()))
-        return cast(Connection, await asyncio.wait_for(dialled, CONNECT_TIMEOUT_S))
+    def dial(self, user: _Exchange) -> asyncio.Task[None]:
+        """Make a connection for ``user``; it may be used before the task has ended, which then may not be cancelled."""
+        task = asyncio.get_running_loop().create_task(self._dial(user))
+        self._dials.add(task)
+        task.add_done_callback(self._dials.discard)
+        return task
+
+    async def _dial(self, user: _Exchange) -> None:
+        try:
+            await self._way.dial(lambda: Connection(self, self._parser(), user.connected))
+        except (OSError, UnicodeError) as exc:
+            user.unreachable(_reason(exc))
 
     def kept(self, now: float) -> Optional[Connection]:
         """The connection that was used last of those that wait for use, if it is fresh enough to be alive."""
@@ -147,8 +156,9 @@ class _Exchange:
     __slots__ = (
         "_body",
         "_client",
-        "_connecting",
         "_connection",
+        "_dialled",
+        "_dialling",
         "_has_ended",
         "_head",
         "_is_paused",
@@ -169,7 +179,8 @@ class _Exchange:
         self._meter = AnswerMeter(request, self._started)
         self._head = b""
         self._connection: Optional[Connection] = None
-        self._connecting: Optional[asyncio.Task[None]] = None
+        self._dialling: Optional[asyncio.Task[None]] = None
+        self._dialled = 0.0
         self._may_retry = False
         self._is_paused = False
         self._has_ended = False
@@ -187,6 +198,10 @@ class _Exchange:
         self._is_paused = True
         if self._connection is not None:
             self._connection.pause()
+
+    def _pause_still(self) -> None:
+        if self._is_paused:
+            self.pause()
 
     def resume(self) -> None:
         self._is_paused = False
@@ -223,34 +238,35 @@ class _Exchange:
         request, connection = self._request, self._connection
         if self._has_ended:
             return
-        if now - self._started >= request.timeout_s:
+        if self._dialling is not None and now - self._dialled >= CONNECT_TIMEOUT_S:
+            self._fail(Outcome.FAILED, "the engine cannot be reached: no connection in time")
+        elif now - self._started >= request.timeout_s:
             self._time_out(f"the request took longer than {request.timeout_s:g} s")
         elif connection is not None and not self._is_paused and now - connection.last_at >= request.idle_timeout_s:
             self._time_out(f"the engine sent nothing for {request.idle_timeout_s:g} s")
 
     def _dial(self) -> None:
-        self._connecting = asyncio.get_running_loop().create_task(self._connect())
+        self._dialled = monotonic()
+        self._dialling = self._client.dial(self)
 
-    async def _connect(self) -> None:
-        try:
-            connection = await self._client.connect()
-        except (OSError, UnicodeError, asyncio.TimeoutError) as exc:
-            self._connecting = None
-            if not self._has_ended:
-                self._fail(Outcome.FAILED, f"the engine cannot be reached: {_reason(exc)}")
-            return
-        self._connecting = None
+    def connected(self, connection: Connection) -> None:
+        """The connection that was dialled is made."""
+        self._dialling = None
         if self._has_ended:
             connection.abort()
-        elif connection.is_closing:  # and nobody will tell us
-            self._fail(Outcome.FAILED, "the engine closed the connection")
         else:
             self._use(connection)
 
+    def unreachable(self, reason: str) -> None:
+        """It cannot be."""
+        self._dialling = None
+        if not self._has_ended:
+            self._fail(Outcome.FAILED, f"the engine cannot be reached: {reason}")
+
     def _use(self, connection: Connection) -> None:
         self._connection = connection
-        if self._is_paused:
-            connection.pause()
+        if self._is_paused:  # uvloop does not pause what it is just making
+            asyncio.get_running_loop().call_soon(self._pause_still)
         connection.send(self, self._head, self._body, self._client.heads.is_last(self._request))
         if not self._may_retry:
             self._head = self._body = b""
@@ -316,8 +332,8 @@ class _Exchange:
         self._has_ended = True
         self._client.ended(self)
         self._head = self._body = b""
-        if self._connecting is not None:
-            self._connecting.cancel()
+        if self._dialling is not None:
+            self._dialling.cancel()
         if self._connection is not None:
             self._connection.abort()
             self._connection = None
@@ -325,8 +341,6 @@ class _Exchange:
 
 def _reason(exc: Exception) -> str:
     """Why there is no connection, in plain words: those of event loops differ, and name addresses."""
-    if isinstance(exc, asyncio.TimeoutError):
-        return "no connection in time"
     if isinstance(exc, ssl.SSLCertVerificationError):
         return f"its certificate is not accepted: {exc.verify_message.rstrip('.')}"
     if isinstance(exc, ssl.SSLError):

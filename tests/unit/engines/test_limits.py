@@ -151,7 +151,7 @@ async def test_its_life_goes_on_while_it_is_paused(folder: Path) -> None:
 async def test_its_life_goes_on_while_it_connects(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with Fake(folder) as fake:
         never = asyncio.Event()
-        monkeypatch.setattr(fake.client, "connect", never.wait)
+        monkeypatch.setattr(fake.client._way, "dial", lambda protocol: never.wait())
         sink = send(fake.client, timeout_s=0.1)
         assert (await sink.ended()).error == "the request took longer than 0.1 s"
 
