@@ -40,7 +40,6 @@ http {{
     access_log off;
     client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi;
     uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
-    client_body_buffer_size 1m;
     client_max_body_size 32m;
     keepalive_requests 1000000;
     upstream engine {{
@@ -54,6 +53,7 @@ http {{
             proxy_pass http://engine;
             proxy_http_version 1.1;
             proxy_set_header Connection "";
+            proxy_request_buffering off;
             proxy_buffering off;
         }}
     }}

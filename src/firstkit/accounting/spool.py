@@ -7,6 +7,7 @@ newest is written to, and one gateway owns the folder.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -136,7 +137,8 @@ class Spool:
     def opened(self, entry: OpenEntry) -> None:
         """Note that work on a request begins; raises StoreUnavailable, and then it must not begin."""
         line = _encoder.encode(entry) + b"\n"
-        self.flush()
+        if self._unwritten:
+            self.flush()
         self._write(line)
         self._open[entry.request_id] = line
 
@@ -194,8 +196,10 @@ class Spool:
         if self._is_torn:
             line = b"\n" + line
         self._is_torn = True
-        with _disk_refusals():
+        try:
             _write_whole(self._descriptor, line)
+        except OSError as error:
+            raise _refusal(error) from error
         self._is_torn = False
 
 
@@ -207,15 +211,17 @@ def _write_whole(descriptor: int, data: bytes) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-class _disk_refusals:  # noqa: N801 - reads as a phrase; a class, since a generator costs a microsecond a line
+@contextlib.contextmanager
+def _disk_refusals() -> Iterator[None]:
     """Tell an OSError as StoreUnavailable."""
+    try:
+        yield
+    except OSError as error:
+        raise _refusal(error) from error
 
-    def __enter__(self) -> None:
-        return None
 
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError):
-            raise StoreUnavailable(f"The usage spool cannot be written: {error.strerror or error}.") from error
+def _refusal(error: OSError) -> StoreUnavailable:
+    return StoreUnavailable(f"The usage spool cannot be written: {error.strerror or error}.")
 
 
 def _segments(folder: Path) -> list[tuple[int, Path]]:

@@ -6,10 +6,13 @@ import asyncio
 from typing import Callable, Optional, Protocol, cast
 
 from firstkit.clock import monotonic
+from firstkit.engines.familiar import FamiliarHead, learn
 from firstkit.engines.parsing import ResponseHead, ResponseParser
 
 JOINED_BYTES = 64 * 1024
 """Head and body up to this size go out in one write; larger bodies are never copied."""
+LESSONS = 8
+"""So many heads in a row may be learnt of which none is seen again; then each is different, and no more are."""
 SLICE_BYTES = 256 * 1024
 """So much of a large body is given to the transport at once; what the kernel does not take of it may be copied."""
 
@@ -56,10 +59,13 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
+        "_familiar",
+        "_first",
         "_is_answered",
         "_is_full",
         "_is_lingering",
         "_is_paused",
+        "_lessons",
         "_made",
         "_may_be_kept",
         "_owner",
@@ -67,6 +73,7 @@ class Connection(asyncio.Protocol):
         "_transport",
         "_unsent",
         "_user",
+        "_was_recognised",
         "last_at",
     )
 
@@ -83,6 +90,10 @@ class Connection(asyncio.Protocol):
         self._is_lingering = False
         self._is_paused = False
         self._may_be_kept = True
+        self._familiar: Optional[FamiliarHead[ResponseHead]] = None
+        self._first = b""
+        self._lessons = LESSONS
+        self._was_recognised = False
         self.last_at = monotonic()
 
     # -- what users and the owner do ---------------------------------------------------------------------------
@@ -105,7 +116,7 @@ class Connection(asyncio.Protocol):
         self._user = None
         self.resume()
         self.last_at = monotonic()
-        if self._parser.is_over:
+        if self._was_recognised or self._parser.is_over:
             self._owner.release(self)
         else:
             self._is_lingering = True
@@ -137,14 +148,25 @@ class Connection(asyncio.Protocol):
     @property
     def is_whole(self) -> bool:
         """Whether the answer came to its end as HTTP counts it."""
-        return self._parser.is_whole
+        return self._was_recognised or self._parser.is_whole
 
     def renew(self) -> bool:
         """Make ready for another request; False when that cannot be."""
         transport = self._transport
         if not self._may_be_kept or self._unsent is not None or transport.is_closing():
             return False
-        return not transport.get_write_buffer_size() and self._parser.renew()
+        if transport.get_write_buffer_size():
+            return False
+        if self._was_recognised:
+            self._was_recognised = False
+            return True
+        head, data, self._first = self._parser.head, self._first, b""
+        if not self._parser.renew():
+            return False
+        if head is not None and data and self._lessons:
+            self._lessons -= 1
+            self._familiar = learn(data, head)
+        return True
 
     # -- what the loop does ------------------------------------------------------------------------------------
 
@@ -159,6 +181,8 @@ class Connection(asyncio.Protocol):
             self._read_alone(data)
             return
         self.last_at = now = monotonic()
+        if self._familiar is not None and not self._is_answered and self._is_recognised(user, data, self._familiar):
+            return
         parser = self._parser
         body = self._read_head(user, data) if parser.head is None else parser.feed(data)
         if body and self._user is user:
@@ -195,12 +219,29 @@ class Connection(asyncio.Protocol):
             self._unsent = rest if rest else None
             self._transport.write(piece)
 
+    def _is_recognised(self, user: User, data: bytes, familiar: FamiliarHead[ResponseHead]) -> bool:
+        """Whether ``data`` is a whole answer with the head of one before it: then it is told without the parser."""
+        body = familiar.body_of(data)
+        if body is None:
+            return False
+        self._lessons = LESSONS
+        self._is_answered = self._was_recognised = True
+        user.began()
+        user.answered(familiar.what)
+        if body and self._user is user:
+            user.received(body, self.last_at)
+        if self._user is user:
+            user.whole()
+        return True
+
     def _read_head(self, user: User, data: bytes) -> bytes:
-        if not self._is_answered:
+        is_first = not self._is_answered
+        if is_first:
             self._is_answered = True
             user.began()
         body = self._parser.feed(data)
         head = self._parser.head
+        self._first = data if is_first and self._parser.is_whole else b""
         if head is not None:
             user.answered(head)
         return body

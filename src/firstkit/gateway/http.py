@@ -16,6 +16,7 @@ from typing import Any, cast
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from firstkit.engines.familiar import FamiliarHead
 from firstkit.errors import (
     ApiError,
     AtCapacity,
@@ -26,7 +27,7 @@ from firstkit.errors import (
     ShuttingDown,
     TooLarge,
 )
-from firstkit.gateway.callers import FamiliarHead, familiar, read_caller
+from firstkit.gateway.callers import Caller, familiar, read_caller
 from firstkit.gateway.client import header_lines, status_line
 from firstkit.gateway.guard import error_head_and_body
 from firstkit.gateway.hot import HotRequest, HotRoutes
@@ -105,7 +106,7 @@ class Protocol(HttpToolsProtocol):
         self._last_words: ApiError | None = None
         self._lingering_bytes = 0
         self._unsent = 0
-        self._familiar: FamiliarHead | None = None
+        self._familiar: FamiliarHead[Caller] | None = None
         self._running: RequestResponseCycle | None = None
         """The ASGI request whose turn it is, or was."""
         self._hot: HotRequest | None = None
@@ -178,17 +179,17 @@ class Protocol(HttpToolsProtocol):
         self.parser = httptools.HttpRequestParser(self)
         self._feed(b"%b%bconnection: close\r\n\r\n%b" % (start, header_lines(kept), rest))
 
-    def _is_recognised(self, data: bytes, head: FamiliarHead) -> bool:
+    def _is_recognised(self, data: bytes, head: FamiliarHead[Caller]) -> bool:
         """Whether ``data`` is a whole request with the head of the one before it, of a key that is known: it is
         answered without the parser."""
         hot, body = self._door.hot, head.body_of(data)
         if hot is None or body is None:
             return False
-        identity = hot.gateway.authenticator.known(head.caller.key_digest)
+        identity = hot.gateway.authenticator.known(head.what.key_digest)
         if identity is None:
             return False
         self._phase, self._deadline = Phase.ANSWER, inf
-        request = HotRequest(hot, self, head.caller)
+        request = HotRequest(hot, self, head.what)
         self.cycle = request
         self._give_turn(request)
         request.answer_at_once(identity, body)

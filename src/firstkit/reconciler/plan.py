@@ -107,10 +107,12 @@ def plan(
     orphan_timeout_s: float = inf,
 ) -> list[Action]:
     """The next steps on one cluster. ``jobs`` and ``replicas``: those that live; ``cluster``: None if not known."""
+    by_job = _grouped(replicas, "job_id")
+    rooms = (_room(job, by_job.get(job.row.id, []), now) for job in jobs)
     work = _Work(
         jobs={job.row.id: job for job in jobs},
-        by_job=_grouped(replicas, "job_id"),
-        rooms={room.job_id: room for room in (_room(job, now) for job in jobs) if room is not None},
+        by_job=by_job,
+        rooms={room.job_id: room for room in rooms if room is not None},
         cluster=cluster,
         orphan_timeout_s=orphan_timeout_s,
         now=now,
@@ -132,13 +134,22 @@ def _grouped(replicas: Iterable[ReplicaRow], key: str) -> dict[str, list[Replica
     return groups
 
 
-def _room(job: ObservedJob, now: datetime) -> Room | None:
+def _room(job: ObservedJob, rows: list[ReplicaRow], now: datetime) -> Room | None:
     """What further replicas may take of a job; None where there is none, or while nobody could be told."""
     report, ends_at = job.report, job.row.ends_at
     if report is None or report.free_cpus < 1 or job.row.state is not JobState.RUNNING:
         return None
     left_s = inf if ends_at is None else (ends_at - now).total_seconds()
-    return Room(job.row.id, report.free_cpus, report.free_gpus, report.free_memory_bytes, job.row.resources, left_s)
+    room = Room(job.row.id, report.free_cpus, report.free_gpus, report.free_memory_bytes, job.row.resources, left_s)
+    for row in _untold(report, rows):
+        room = room.without(row.needs)
+    return room
+
+
+def _untold(report: PilotReport, rows: list[ReplicaRow]) -> list[ReplicaRow]:
+    """Replicas of a job that its pilot has not heard of: the call that started them was lost, or is under way."""
+    heard = {said.replica_id for said in report.replicas}
+    return [row for row in rows if row.state is ReplicaState.QUEUED and row.id not in heard]
 
 
 def _adjust(work: _Work, want: Desired, rows: list[ReplicaRow]) -> bool:
@@ -182,13 +193,12 @@ def _stop(work: _Work, rows: Iterable[ReplicaRow]) -> None:
 
 
 def _tell_again(work: _Work, known: set[str]) -> None:
-    """Replicas in running jobs whose pilot has not heard of them: the call that started them was lost."""
+    """Start once more what pilots of running jobs have not heard of."""
     for job in work.jobs.values():
         if job.report is None or job.row.state is not JobState.RUNNING:
             continue
-        heard = {report.replica_id for report in job.report.replicas}
-        for row in work.by_job.get(job.row.id, []):
-            if row.state is ReplicaState.QUEUED and row.id not in heard | work.leaving and row.deployment in known:
+        for row in _untold(job.report, work.by_job.get(job.row.id, [])):
+            if row.id not in work.leaving and row.deployment in known:
                 work.actions.append(StartReplica(row.deployment, job.row.id, row.id))
 
 

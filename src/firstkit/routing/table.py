@@ -34,9 +34,9 @@ class Route:
     @property
     def load(self) -> float:
         """Share of the room in use; infinite while the replica takes no new requests."""
-        if self.state is not ReplicaState.READY or not self.breaker.lets_pass:
-            return inf
-        return self.in_flight / self.max_in_flight
+        if self.state is ReplicaState.READY and self.breaker.lets_pass:
+            return self.in_flight / self.max_in_flight
+        return inf
 
 
 @dataclass(slots=True)

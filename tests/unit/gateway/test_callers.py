@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from firstkit.engines.familiar import LONGEST_HEAD_BYTES, MOST_DIGITS, FamiliarHead
 from firstkit.gateway.call import CHAT, Patience
-from firstkit.gateway.callers import LONGEST_HEAD_BYTES, MOST_DIGITS, Caller, FamiliarHead, familiar, read_caller
+from firstkit.gateway.callers import Caller, familiar, read_caller
 from firstkit.gateway.request import RequestHead
 from firstkit.ids import digest
 from unit.gateway.support import CHAT_BODY, HOST, IDENTITY, Served, get, request
@@ -72,7 +73,7 @@ def known(data: bytes, caller: Caller = GOOD) -> FamiliarHead:
 
 def test_the_same_head_with_another_body() -> None:
     head = known(request(body=b"[1]"))
-    assert head.caller is GOOD
+    assert head.what is GOOD
     assert head.body_of(request(body=b"[1]")) == b"[1]"
     assert head.body_of(request(body=b"[1, 2, 3, 4, 5]")) == b"[1, 2, 3, 4, 5]"
     assert head.body_of(request(body=b"")) == b""
