@@ -6,7 +6,7 @@ The gateway is the real one, on a core of its own; 64 streams run through it to 
 the real loop on a played cluster (played_controller.py): 100 deployments with 10 hot replicas each, every replica in a
 job of its own, so that 1,000 pilots hold a link to the gateway. The demand that the gateway tells wakes the controller
 once a second, and each time it reads, plans and tells its forecasts. The lag is the gateway's own histogram
-``first_loop_lag_seconds``, read before and after: one observation every 0.25 s.
+``first_loop_lag_seconds``, read before and after: one observation every 0.1 s.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
 import json
 import threading
@@ -12,9 +11,10 @@ from typing import Any
 
 import psutil
 
+from firstkit.testing.background import Background
 from firstkit.testing.fake_answer import Answer, event
 from firstkit.testing.fake_engine import QuickEngine, parse
-from firstkit.testing.tiny_http import ClientGone, Connection, Request, serve
+from firstkit.testing.tiny_http import ClientGone, Connection, Request
 from lab import Lab
 
 PROXY_ROOM = 1_000_000
@@ -100,14 +100,11 @@ class FloodEngine(EchoEngine):
 
 
 class Outside:
-    """Engines on ports of their own, in one thread of this process."""
+    """Engines as models of a configuration."""
 
-    def __init__(self) -> None:
+    def __init__(self, background: Background) -> None:
         self.models: dict[str, Any] = {}
-        self._servers: list[asyncio.Server] = []
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever)
-        self._thread.start()
+        self._background = background
 
     def add(self, name: str, kind: type[QuickEngine] = EchoEngine, **options: object) -> Any:
         """Start an engine of ``kind`` as the model ``name`` and return it; options as of ``fake_engine``."""
@@ -115,9 +112,7 @@ class Outside:
         for option, value in options.items():
             argv += [f"--{option.replace('_', '-')}", str(value)]
         engine = kind(parse(argv))
-        server = asyncio.run_coroutine_threadsafe(serve(engine.handle, None, 0), self._loop).result()
-        self._servers.append(server)
-        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        url = self._background.serve(engine.handle)
         self.serve(name, {"kind": "external", "url": url, "model": f"their-{name}"})
         return engine
 
@@ -126,30 +121,12 @@ class Outside:
         deployment = {"cluster": "outside", "engine": engine, "scale": {"max_in_flight": PROXY_ROOM}}
         self.models[name] = {"deployments": [deployment]}
 
-    def close(self) -> None:
-        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    async def _close(self) -> None:
-        for server in self._servers:
-            server.close()
-        own = asyncio.current_task()
-        left = [task for task in asyncio.all_tasks() if task is not own]
-        for task in left:
-            task.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
-
 
 @contextlib.contextmanager
 def outside() -> Iterator[Outside]:
     """A place for engines; all end with it."""
-    engines = Outside()
-    try:
-        yield engines
-    finally:
-        engines.close()
+    with Background() as background:
+        yield Outside(background)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,6 @@ import http.client
 import json
 import re
 import socket
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -22,8 +21,9 @@ from docs import source
 from docs.markdown import Page
 from firstkit.auth import api_keys
 from firstkit.store.tables import usage
+from firstkit.testing.background import Background
 from firstkit.testing.fake_engine import BEHAVIOURS, GarbageEngine, QuickEngine, parse
-from firstkit.testing.tiny_http import Request, serve
+from firstkit.testing.tiny_http import Request
 from lab import Lab, wait_for
 from unit.gateway.support import error_in
 
@@ -34,15 +34,12 @@ LARGEST = 32 * 1024**2
 
 
 class Fakes:
-    """Fake engines on ports of their own, in one thread of this process."""
+    """Fake engines as models of a configuration, and the requests that they got."""
 
-    def __init__(self) -> None:
+    def __init__(self, background: Background) -> None:
         self.engines: dict[str, QuickEngine] = {}
         self.requests: list[Request] = []
-        self._servers: list[asyncio.Server] = []
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever)
-        self._thread.start()
+        self._background = background
 
     def add(self, name: str, behaviour: str, **options: object) -> dict[str, Any]:
         """Start a fake; returns the model that it serves, for the configuration."""
@@ -55,34 +52,16 @@ class Fakes:
             self.requests.append(request)
             await engine.handle(request, connection)
 
-        server = asyncio.run_coroutine_threadsafe(serve(handle, None, 0), self._loop).result()
-        self._servers.append(server)
-        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        url = self._background.serve(handle)
         key = {"api_key_env": "CANARY_KEY"} if engine.key else {}
         spec = {"kind": "external", "url": url, "model": f"their-{name}", **key}
         return {"deployments": [{"cluster": "outside", "engine": spec}]}
 
-    def close(self) -> None:
-        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    async def _close(self) -> None:
-        for server in self._servers:
-            server.close()
-        own = asyncio.current_task()
-        left = [task for task in asyncio.all_tasks() if task is not own]
-        for task in left:
-            task.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
-
 
 @pytest.fixture(scope="module")
 def fakes() -> Iterator[Fakes]:
-    fakes = Fakes()
-    yield fakes
-    fakes.close()
+    with Background() as background:
+        yield Fakes(background)
 
 
 @pytest.fixture(scope="module")

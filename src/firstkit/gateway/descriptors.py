@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 
-RESERVED = 80
+RESERVED = 96
 """For the database, the spool, pilots, sockets that listen, and connections that are told that there is no room."""
 
 

@@ -44,7 +44,7 @@ from firstkit.store.wake import WakeServer
 
 logger = logging.getLogger("firstkit.gateway")
 GRACE_S = 30
-LAG_EVERY_S = 0.25
+LAG_EVERY_S = 0.1
 DEMAND_EVERY_S = 1.0
 ACCEPTED_PER_TURN = 16
 """Connections that are accepted in one turn of the loop: libuv takes one from each descriptor that listens, and with a

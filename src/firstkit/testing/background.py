@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 from firstkit.testing.fake_engine import BEHAVIOURS, parse
 from firstkit.testing.quick_engine import QuickEngine
-from firstkit.testing.tiny_http import serve
+from firstkit.testing.tiny_http import Connection, Request, serve
 
 T = TypeVar("T")
 
@@ -41,9 +41,13 @@ class Background:
         for name, value in options.items():
             argv += [f"--{name.replace('_', '-')}", str(value)]
         engine = BEHAVIOURS[behaviour](parse(argv))
-        server = self._run(serve(engine.handle, None, 0))
+        return engine, self.serve(engine.handle)
+
+    def serve(self, handle: Callable[[Request, Connection], Awaitable[None]]) -> str:
+        """Have ``handle`` answer on a port of its own; returns the base URL."""
+        server = self._run(serve(handle, None, 0))
         self._servers.append(server)
-        return engine, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        return f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
