@@ -20,23 +20,24 @@ class FamiliarHead(Generic[T]):
     connection lasts, no longer.
     """
 
-    __slots__ = ("_after", "_before", "what")
+    __slots__ = ("_after", "_before", "_digits_end", "_start", "what")
 
     def __init__(self, before: bytes, after: bytes, what: T) -> None:
         """``before`` and ``after`` the digits of the length, to the end of the head."""
         self._before = before
         self._after = after
+        self._start = len(before)
+        self._digits_end = len(before) + MOST_DIGITS + len(after)
         self.what = what
 
     def body_of(self, data: bytes) -> Optional[bytes]:
         """The body, where ``data`` is one whole message with this head and nothing else."""
-        before = self._before
-        if not data.startswith(before):
+        if not data.startswith(self._before):
             return None
-        start = len(before)
-        end = data.find(self._after, start, start + MOST_DIGITS + len(self._after))
+        after, start = self._after, self._start
+        end = data.find(after, start, self._digits_end)
         digits = data[start:end]
-        begin = end + len(self._after)
+        begin = end + len(after)
         if end < 0 or not digits.isdigit() or int(digits) != len(data) - begin:
             return None
         return data[begin:]

@@ -167,10 +167,8 @@ class Process:
             loop.add_signal_handler(number, stop)
         _settle_memory()
         logger.info("listening on %s", self.config.server.listen, extra={"action": "listen"})
-        listeners = [listener, *(listener.dup() for _ in range(ACCEPTED_PER_TURN - 1))]
-        await asyncio.gather(
-            public.serve(listeners), admin.serve([_listen_unix(str(self.config.server.path("admin.sock")))])
-        )
+        admin_listener = _listen_unix(str(self.config.server.path("admin.sock")))
+        await asyncio.gather(public.serve(many_times(listener)), admin.serve([admin_listener]))
 
     # -- the controller's end ----------------------------------------------------------------------------------
 
@@ -251,6 +249,11 @@ def _listen(key: str, address: str) -> socket.socket:
     listener.listen(4096)
     listener.setblocking(False)
     return listener
+
+
+def many_times(listener: socket.socket) -> list[socket.socket]:
+    """The same listening socket by ACCEPTED_PER_TURN descriptors."""
+    return [listener, *(listener.dup() for _ in range(ACCEPTED_PER_TURN - 1))]
 
 
 def _listen_unix(path: str) -> socket.socket:
