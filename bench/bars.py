@@ -81,6 +81,7 @@ ALL = (
     ("big_cpu_ms", "200 kB prompts: CPU ms/request"),
     ("chat_pilot_ms", "pilot beside it, small chat: CPU ms/request"),
     ("s256_pilot_s", "pilot beside it, 256 streams: CPU s/Mtok"),
+    ("chat_controller_ms", "controller beside it, small chat: CPU ms/request"),
     ("s256_controller_s", "controller beside it, 256 streams: CPU s/Mtok"),
     ("chat_rps", "small chat: requests/s"),
     ("big_rps", "200 kB prompts: requests/s"),

@@ -159,6 +159,7 @@ OF_RUNS: tuple[tuple[str, str, Callable[[Run], float | None]], ...] = (
     ("chat_rps", "chat", lambda run: run.requests_per_s),
     ("s256_cpu_s", "s256", Run.cpu_s_per_million_tokens),
     ("s256_pilot_s", "s256", lambda run: run.cpu_s_per_million_tokens("pilot")),
+    ("chat_controller_ms", "chat", lambda run: run.cpu_ms_per_request("controller")),
     ("s256_controller_s", "s256", lambda run: run.cpu_s_per_million_tokens("controller")),
     ("s256_tps", "s256", lambda run: run.tokens_per_s),
     ("s256_delay_p99_ms", "s256", lambda run: run.ms("delay", "p99")),

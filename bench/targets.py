@@ -211,7 +211,8 @@ class VllmRouter(Target):
 
 
 class First(Target):
-    """This project: keys, limits, admission, metrics and ledger on, SQLite."""
+    """This project: keys, limits, admission, metrics and ledger on, SQLite. On the other core: the controller, which
+    loads the ledger."""
 
     def __init__(self, cores: Cores, engine_port: int) -> None:
         super().__init__(cores, engine_port)
@@ -232,6 +233,13 @@ class First(Target):
         with on_core(self.cores.gateway):
             lab.start_gateway()
         self.process = lab.gateway
+        with on_core(self.cores.rest):
+            lab.start_controller()
+
+    def beside(self) -> dict[str, list[int]]:
+        assert self.lab is not None
+        assert self.lab.controller is not None
+        return {"controller": [self.lab.controller.pid]}
 
     def version(self) -> tuple[str, str]:
         return "FIRST", f"{__version__} (uvicorn {version('uvicorn')}, uvloop {version('uvloop')})"
@@ -251,7 +259,7 @@ class External(First):
 
 
 class BehindPilot(First):
-    """The same engine, run by a pilot that dials the gateway's UNIX socket. Controller and job: on the other core."""
+    """The same engine, run by a pilot that dials the gateway's UNIX socket. Its job is on the other core."""
 
     name = "pilot"
     is_behind_pilot = True
@@ -265,15 +273,11 @@ class BehindPilot(First):
     def start(self) -> None:
         super().start()
         assert self.lab is not None
-        with on_core(self.cores.rest):
-            self.lab.start_controller()
         self.lab.wait_live(MODEL)
 
     def beside(self) -> dict[str, list[int]]:
         assert self.lab is not None
-        assert self.lab.controller is not None
-        pilots = [process.pid for process in self.lab.pilots()]
-        return {"pilot": pilots, "controller": [self.lab.controller.pid]}
+        return {"pilot": [process.pid for process in self.lab.pilots()], **super().beside()}
 
 
 class Tunnel(BehindPilot):

@@ -52,10 +52,8 @@ def lab_of(
         if limits is not None:
             config["limits"] = limits
         lab.config_path.write_text(yaml.safe_dump(config))
-        lab.start_gateway()
+        lab.start()
         batch = [name for name, deployments in models.items() if any(d["cluster"] == "here" for d in deployments)]
-        if batch:
-            lab.start_controller()
         wait_for("all replicas are ready", lambda: sum(r["state"] == "READY" for r in lab.replicas()) == len(batch))
         for name in batch:
             lab.wait_live(name)

@@ -81,7 +81,7 @@ def lab(fakes: Fakes) -> Iterator[Lab]:
             models[variant] = fakes.add(variant, "GarbageEngine", variant=variant, after=2)
         lab = Lab.make(models, idle_timeout=1, hold=60)
         try:
-            lab.start_gateway()
+            lab.start()
             yield lab
         finally:
             lab.close()

@@ -28,10 +28,14 @@ async def main(folder, url, life):
     ledger.EVERY_S = 0.005
     db = await Database.open(url)
     spool = Spool(Path(folder))
-    loader = Loader(spool, db)
-    await loader.recover()
-    running = asyncio.ensure_future(loader.run())
-    await asyncio.gather(*(serve(spool, f"{life}-{line}") for line in range(8)), running)
+    spool.close_lost()
+    loader = Loader(spool.folder, db)
+    await asyncio.gather(*(serve(spool, f"{life}-{line}") for line in range(8)), loader.run(), turn_over(spool))
+
+async def turn_over(spool):
+    while True:
+        await asyncio.sleep(0.005)
+        spool.turn_over()
 
 async def serve(spool, name):
     for number in range(10**9):
@@ -66,8 +70,10 @@ async def test_killed_writers(tmp_path: Path, database_url: str) -> None:
 
     db = await Database.open(database_url)
     spool = Spool(tmp_path)
-    loader = Loader(spool, db)
-    await loader.recover()
+    spool.close_lost()
+    loader = Loader(spool.folder, db)
+    await loader.load_once()
+    spool.turn_over()
     await loader.load_once()
     async with db.read() as conn:
         rows = (await conn.execute(select(usage.c.request_id, usage.c.outcome))).all()

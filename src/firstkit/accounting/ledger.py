@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from operator import attrgetter
@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
-from firstkit.accounting.spool import BAD_LINES, OPENED, OpenEntry, Spool, UsageEntry, lines_of, read_line
+from firstkit.accounting.spool import BAD_LINES, OPENED, UsageEntry, full_segments, lines_of, read_line
 from firstkit.errors import StoreUnavailable
 from firstkit.links.messages import Usage
 from firstkit.store.database import Database
@@ -56,53 +56,34 @@ class _Row:
 
 
 class Loader:
-    """Moves the lines of a spool to the ledger. ``malformed`` counts lines that were put aside in usage-bad.jsonl."""
+    """Moves the lines of the spool in ``folder``, which a gateway owns, to the ledger. Two may do so at a time.
 
-    def __init__(self, spool: Spool, db: Database) -> None:
-        self._spool = spool
+    ``malformed`` counts lines that were put aside in usage-bad.jsonl.
+    """
+
+    def __init__(self, folder: Path, db: Database) -> None:
+        self._folder = folder
         self._db = db
         self._statement = db.text_of(insert_new(usage_table, db.dialect))
         self._turn = asyncio.Lock()
         self.malformed = 0
 
-    async def recover(self) -> int:
-        """Close every request that a dead gateway left open, as lost; to be called once, before the first request.
-
-        Returns how many they were. Needs no database, and may itself be killed at any point and run again.
-        """
-        open_ends = await asyncio.to_thread(_open_ends, self._spool.full_segments())
-        for opened in open_ends:
-            self._spool.ended(UsageEntry.lost(opened))
-        if open_ends:
-            logger.warning("closed %d requests as lost", len(open_ends), extra={"action": "recover"})
-        return len(open_ends)
-
     async def load_once(self) -> int:
-        """Load what the spool holds; returns how many requests that were. Raises StoreUnavailable, losing nothing."""
+        """Load the full files of the spool; returns how many requests that were. Raises StoreUnavailable, losing
+        nothing."""
         async with self._turn:
-            loaded = await self._load_full_segments()
-            self._spool.flush()
-            if self._spool.has_usage:
-                self._spool.rotate()
-                loaded += await self._load_full_segments()
-            return loaded
+            return sum([await self._load(path) for path in full_segments(self._folder)])
 
     async def run(self) -> None:
-        """Load every second, for ever; while the store or the disk refuses, ever more seldom."""
-        pause_s = EVERY_S
-        while True:
-            await asyncio.sleep(pause_s)
-            try:
-                await self.load_once()
-                pause_s = EVERY_S
-            except (StoreUnavailable, OSError) as exc:
-                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
-                logger.warning(
-                    "usage stays in the spool for now: %s", exc, extra={"action": "load", "pause_s": pause_s}
-                )
+        """Load every second, for ever."""
+        await again_and_again(self.load_once)
 
-    async def _load_full_segments(self) -> int:
-        return sum([await self._load(path) for path in self._spool.full_segments()])
+    async def last(self) -> None:
+        """Load before the process ends; where the database is away, the next start does."""
+        try:
+            await self.load_once()
+        except (StoreUnavailable, OSError) as exc:
+            logger.warning("usage stays in the spool: %s", exc, extra={"action": "load"})
 
     async def _load(self, path: Path) -> int:
         """Load one file and remove it after the COMMIT: a crash between the two only loads it again, for nothing."""
@@ -114,7 +95,7 @@ class Loader:
             if bad:
                 await asyncio.to_thread(self._put_aside, bad)
             loaded += len(rows)
-        await asyncio.to_thread(path.unlink)
+        await asyncio.to_thread(path.unlink, missing_ok=True)
         return loaded
 
     async def _insert(self, rows: list[_Row]) -> list[bytes]:
@@ -137,10 +118,23 @@ class Loader:
         self.malformed += len(lines)
         logger.error("put aside %d malformed lines of usage", len(lines), extra={"action": "put-aside"})
         try:
-            with open(self._spool.folder / BAD_LINES, "ab", opener=_private) as file:
+            with open(self._folder / BAD_LINES, "ab", opener=_private) as file:
                 file.write(b"\n".join(lines) + b"\n")
         except OSError as exc:
             raise StoreUnavailable("Malformed lines of usage cannot be put aside.") from exc
+
+
+async def again_and_again(work: Callable[[], Awaitable[object]]) -> None:
+    """Do this every second, for ever; while the store or the disk refuses, ever more seldom."""
+    pause_s = EVERY_S
+    while True:
+        await asyncio.sleep(pause_s)
+        try:
+            await work()
+            pause_s = EVERY_S
+        except (StoreUnavailable, OSError) as exc:
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+            logger.warning("usage stays in the spool for now: %s", exc, extra={"action": "load", "pause_s": pause_s})
 
 
 def _private(path: str, flags: int) -> int:
@@ -159,16 +153,3 @@ def _rows(lines: Iterator[bytes], dialect: str) -> tuple[list[_Row], list[bytes]
 def _values(entry: UsageEntry, dialect: str) -> tuple[Any, ...]:
     values = _values_of(entry)
     return (*values[:_AT], stored_time(values[_AT], dialect), *values[_AT + 1 :])
-
-
-def _open_ends(segments: list[Path]) -> list[OpenEntry]:
-    """The requests that were opened and not ended in ``segments``."""
-    found: dict[str, OpenEntry] = {}
-    for path in segments:
-        for line in lines_of(path):
-            entry = read_line(line)
-            if isinstance(entry, OpenEntry):
-                found[entry.request_id] = entry
-            elif entry is not None:
-                found.pop(entry.request_id, None)
-    return list(found.values())

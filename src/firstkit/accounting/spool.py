@@ -1,8 +1,9 @@
 """The spool: one line appended to a file for each request that was opened or ended, before its answer is complete.
 
 A line is one ``write`` to an O_APPEND file, so that a gateway that is killed loses none; it is not synced to the disk,
-so that a host that loses power may lose those of the last seconds. Files are called ``usage-<n>.jsonl``, only the
-newest is written to, and one gateway owns the folder.
+so that a host that loses power may lose those of the last seconds. Files are called ``usage-<n>.jsonl``. One gateway
+owns the folder and writes to the newest, which holds a line for every request that is open; the others are full, and
+whoever has loaded one (``ledger``) removes it.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ from firstkit.links.messages import Outcome
 
 _SEGMENT = re.compile(r"usage-(\d+)\.jsonl")
 BAD_LINES = "usage-bad.jsonl"
+NEW = "usage-new"
+MOST_FULL = 3
+"""So many files wait to be loaded at most; then the newest grows."""
 
 # What the ledger's columns take: a line beyond that is malformed, and must not block the lines behind it.
 _Id = Annotated[str, Meta(min_length=1, max_length=64)]
@@ -112,7 +116,8 @@ def read_line(line: bytes) -> Entry | None:
 
 
 class Spool:
-    """The spool in ``folder`` (made 0700), owned until ``close`` or the end of the process.
+    """The spool in ``folder`` (made 0700), owned until ``close`` or the end of the process. Requests that a dead owner
+    left open are still open: see ``close_lost``.
 
     Raises ConfigError when another process owns it, StoreUnavailable when the disk refuses. Not for several threads.
     """
@@ -127,7 +132,9 @@ class Spool:
         with _disk_refusals():
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = _lock(folder / "lock")
-            self._number = max((number for number, _ in _segments(folder)), default=0)
+            found = _segments(folder)
+            self._number = found[-1][0] if found else 0
+            self._open = _open_lines(found[-1][1]) if found else {}
             self._descriptor = self._next_segment()
 
     def __len__(self) -> int:
@@ -152,6 +159,14 @@ class Spool:
         self._open.pop(entry.request_id, None)
         self.flush()
 
+    def close_lost(self) -> int:
+        """End every request that a dead owner left open, as lost; to be called before the first request. Returns how
+        many they were. May itself be killed at any point."""
+        lost = [entry for entry in map(read_line, self._open.values()) if isinstance(entry, OpenEntry)]
+        for opened in lost:
+            self.ended(UsageEntry.lost(opened))
+        return len(lost)
+
     def flush(self) -> None:
         """Write what the disk refused before; raises StoreUnavailable when it still refuses."""
         while self._unwritten:
@@ -159,18 +174,20 @@ class Spool:
             del self._unwritten[0]
             self.has_usage = True
 
-    def rotate(self) -> None:
-        """Begin a new file, with the lines of open requests carried over: older files may go once they are loaded."""
+    def turn_over(self) -> None:
+        """Make all that is for the ledger part of full files, unless many wait already to be loaded. Raises
+        StoreUnavailable, and then nothing has changed."""
         self.flush()
+        if self.has_usage and len(full_segments(self.folder)) < MOST_FULL:
+            self._rotate()
+
+    def _rotate(self) -> None:
+        """Begin a new file, with the lines of open requests carried over: older files may go once they are loaded."""
         with _disk_refusals():
             old, self._descriptor = self._descriptor, self._next_segment()
             os.close(old)
         self.has_usage = False
         self._is_torn = False
-
-    def full_segments(self) -> list[Path]:
-        """The files that will not be written to any more, oldest first."""
-        return [path for number, path in _segments(self.folder) if number < self._number]
 
     def close(self) -> None:
         """Give the spool up for another process to own."""
@@ -178,12 +195,14 @@ class Spool:
         os.close(self._lock)
 
     def _next_segment(self) -> int:
-        """A new file that holds the lines of all open requests; nothing has changed when the disk refuses."""
-        path = self.folder / f"usage-{self._number + 1}.jsonl"
+        """A new file that holds the lines of all open requests, and is there with all of them or not at all; nothing
+        has changed when the disk refuses."""
+        path = self.folder / NEW
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
         descriptor = os.open(path, flags, 0o600)
         try:
             _write_whole(descriptor, b"".join(self._open.values()))
+            path.rename(self.folder / f"usage-{self._number + 1}.jsonl")
         except OSError:
             os.close(descriptor)
             path.unlink()
@@ -224,10 +243,27 @@ def _refusal(error: OSError) -> StoreUnavailable:
     return StoreUnavailable(f"The usage spool cannot be written: {error.strerror or error}.")
 
 
+def full_segments(folder: Path) -> list[Path]:
+    """The files that will not be written to any more, oldest first; none where there is no spool yet."""
+    return [path for _, path in _segments(folder)[:-1]] if folder.exists() else []
+
+
 def _segments(folder: Path) -> list[tuple[int, Path]]:
     """All files of a spool with their numbers, oldest first."""
     found = [(match, path) for path in folder.iterdir() if (match := _SEGMENT.fullmatch(path.name))]
     return sorted((int(match[1]), path) for match, path in found)
+
+
+def _open_lines(path: Path) -> dict[str, bytes]:
+    """By request id the lines of requests that were opened and not ended in the newest file of a spool."""
+    found: dict[str, bytes] = {}
+    for line in lines_of(path):
+        entry = read_line(line)
+        if isinstance(entry, OpenEntry):
+            found[entry.request_id] = line + b"\n"
+        elif entry is not None:
+            found.pop(entry.request_id, None)
+    return found
 
 
 def _lock(path: Path) -> int:

@@ -18,13 +18,13 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from firstkit import metrics
-from firstkit.accounting.ledger import Loader
+from firstkit.accounting.ledger import Loader, again_and_again
 from firstkit.accounting.limits import KeyLimits
 from firstkit.accounting.spool import Spool
 from firstkit.auth.authenticator import Authenticator
 from firstkit.clock import monotonic, now
 from firstkit.config import Config
-from firstkit.errors import CallFailed, ConfigError, FirstError
+from firstkit.errors import CallFailed, ConfigError, FirstError, StoreUnavailable
 from firstkit.gateway.app import build_app
 from firstkit.gateway.descriptors import most_connections, raise_limit
 from firstkit.gateway.forecast import Forecasts
@@ -108,13 +108,13 @@ class Process:
         listener = _listen("server.listen", server.listen)
         tunnel = None if server.pilot_listen is None else _listen("server.pilot_listen", server.pilot_listen)
         db = await Database.open(self.config.server.database_url)
-        spool = Spool(self.config.server.path("spool"))
-        loader = Loader(spool, db)
-        await loader.recover()
+        spool = await asyncio.to_thread(Spool, server.path("spool"))
+        if lost := spool.close_lost():
+            logger.warning("closed %d requests as lost", lost, extra={"action": "recover"})
         gateway = self._assemble(db, spool)
         await gateway.wake.start()
         await gateway.pilots.listen(self.config.server.path("pilots.sock"))
-        background = [asyncio.ensure_future(work) for work in (loader.run(), _measure_lag(), self._tell_demand())]
+        background = [asyncio.ensure_future(work) for work in (_turn_over(spool), _measure_lag(), self._tell_demand())]
         if tunnel is not None:
             background.append(asyncio.ensure_future(gateway.pilots.listen_tls(tunnel, private_ca(server.state_dir))))
         try:
@@ -125,7 +125,7 @@ class Process:
             await asyncio.gather(*background, return_exceptions=True)
             await gateway.pilots.close()
             await gateway.wake.close()
-            await _last_load(loader)
+            await _load_all(spool, db)
             await db.close()
 
     def _assemble(self, db: Database, spool: Spool) -> Gateway:
@@ -286,9 +286,19 @@ async def _measure_lag() -> None:
         metrics.LOOP_LAG.observe(max(0.0, monotonic() - due))
 
 
-async def _last_load(loader: Loader) -> None:
-    """Load what the spool still holds; where the database is away it stays there for the next start."""
-    try:
-        await loader.load_once()
-    except FirstError as exc:
-        logger.warning("usage stays in the spool: %s", exc.message, extra={"action": "load"})
+async def _load_all(spool: Spool, db: Database) -> None:
+    """Leave nothing in the spool, whatever the controller does; where that cannot be, the next start does it."""
+    loader = Loader(spool.folder, db)
+    await loader.last()
+    with contextlib.suppress(StoreUnavailable):
+        spool.turn_over()
+    await loader.last()
+
+
+async def _turn_over(spool: Spool) -> None:
+    """Give the controller what it may load into the ledger."""
+
+    async def give() -> None:
+        spool.turn_over()
+
+    await again_and_again(give)

@@ -1,4 +1,5 @@
-"""The controller process without its clusters' carriers: puts the loops together, listens to the gateway, tells it."""
+"""The controller process without its clusters' carriers: puts the loops together, listens to the gateway, tells it, and
+loads the usage that the gateway noted into the ledger."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ import signal
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from firstkit.accounting.ledger import Loader
 from firstkit.config import Config, ResolvedDeployment
 from firstkit.links.messages import LinkSpec
 from firstkit.locks import hold
@@ -54,8 +56,10 @@ class Controller:
             asyncio.get_running_loop().add_signal_handler(number, ending.set)
         self._make_loops(db)
         await self._wake.start()
+        loader = Loader(self.config.server.path("spool"), db)
         running = [asyncio.ensure_future(loop.run()) for loop in self.loops.values()]
-        logger.info("reconciling %d clusters", len(running), extra={"action": "start"})
+        running.append(asyncio.ensure_future(loader.run()))
+        logger.info("reconciling %d clusters", len(self.loops), extra={"action": "start"})
         await ending.wait()
         for task in running:
             task.cancel()
@@ -63,6 +67,7 @@ class Controller:
         for loop in self.loops.values():
             await loop.close()
         await self._wake.close()
+        await loader.last()
         await db.close()
 
     def _make_loops(self, db: Database) -> None:

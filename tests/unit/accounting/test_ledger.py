@@ -13,7 +13,7 @@ from sqlalchemy import insert, select
 
 from firstkit.accounting import ledger
 from firstkit.accounting.ledger import Loader, plausible
-from firstkit.accounting.spool import BAD_LINES, Spool
+from firstkit.accounting.spool import BAD_LINES, MOST_FULL, Spool, full_segments
 from firstkit.errors import StoreUnavailable
 from firstkit.links.messages import Usage
 from firstkit.store.database import Database
@@ -31,7 +31,12 @@ def spool(tmp_path: Path) -> Iterator[Spool]:
 
 @pytest.fixture
 def loader(spool: Spool, db: Database) -> Loader:
-    return Loader(spool, db)
+    return Loader(spool.folder, db)
+
+
+async def load(spool: Spool, loader: Loader) -> int:
+    spool.turn_over()
+    return await loader.load_once()
 
 
 async def _rows(db: Database) -> list[Any]:
@@ -42,7 +47,7 @@ async def _rows(db: Database) -> list[Any]:
 async def test_moves_every_value(spool: Spool, loader: Loader, db: Database) -> None:
     spool.opened(open_entry("a"))
     spool.ended(usage_entry("a", outcome="failed", estimated=True, ttft_s=None))
-    assert await loader.load_once() == 1
+    assert await load(spool, loader) == 1
     (row,) = await _rows(db)
     assert row._asdict() == {
         **{"request_id": "a", "at": AT, "user_id": "u1", "project_id": "p1", "key_prefix": "abcdefghijkl"},
@@ -50,29 +55,29 @@ async def test_moves_every_value(spool: Spool, loader: Loader, db: Database) -> 
         **{"prompt_tokens": 10, "completion_tokens": 5, "estimated": True},
         **{"queue_s": 0.1, "ttft_s": None, "duration_s": 1.0},
     }
-    assert spool.full_segments() == []
+    assert full_segments(spool.folder) == []
 
 
 async def test_does_nothing_when_nothing_ended(spool: Spool, loader: Loader) -> None:
     spool.opened(open_entry("a"))
     before = sorted(spool.folder.iterdir())
-    assert await loader.load_once() == 0
+    assert await load(spool, loader) == 0
     assert sorted(spool.folder.iterdir()) == before
 
 
 async def test_many_lines(spool: Spool, loader: Loader, db: Database) -> None:
     for number in range(1234):
         spool.ended(usage_entry(f"{number:04}"))
-    assert await loader.load_once() == 1234
+    assert await load(spool, loader) == 1234
     assert [row.request_id for row in await _rows(db)] == [f"{number:04}" for number in range(1234)]
 
 
 async def test_what_is_there_already_is_not_counted_twice(spool: Spool, loader: Loader, db: Database) -> None:
     spool.ended(usage_entry("a"))
-    await loader.load_once()
+    await load(spool, loader)
     spool.ended(usage_entry("a", completion_tokens=99))
     spool.ended(usage_entry("b"))
-    await loader.load_once()
+    await load(spool, loader)
     assert [(row.request_id, row.completion_tokens) for row in await _rows(db)] == [("a", 5), ("b", 5)]
 
 
@@ -82,11 +87,11 @@ async def test_malformed_lines_are_put_aside_and_block_nothing(spool: Spool, loa
     segment = spool.folder / "usage-1.jsonl"
     segment.write_bytes(segment.read_bytes() + b'{"kind":"usage","request_id":"torn\n\xff\xfe\n\n')
     spool.ended(usage_entry("c"))
-    assert await loader.load_once() == 2
+    assert await load(spool, loader) == 2
     assert [row.request_id for row in await _rows(db)] == ["a", "c"]
     assert loader.malformed == 3
     assert len((spool.folder / BAD_LINES).read_bytes().splitlines()) == 3
-    assert spool.full_segments() == []
+    assert full_segments(spool.folder) == []
 
 
 async def test_a_row_that_the_database_refuses_is_put_aside(
@@ -95,7 +100,7 @@ async def test_a_row_that_the_database_refuses_is_put_aside(
     monkeypatch.setattr(ledger, "_values", lambda entry, dialect: _named(entry, dialect, entry.request_id))
     for name in ("complete", "splendid", "lost"):
         spool.ended(usage_entry(name))
-    await loader.load_once()
+    await load(spool, loader)
     assert [row.request_id for row in await _rows(db)] == ["complete", "lost"]
     assert loader.malformed == 1
     assert b"splendid" in (spool.folder / BAD_LINES).read_bytes()
@@ -123,14 +128,15 @@ class _SilentDatabase:
 
 
 async def test_a_silent_store_loses_nothing_and_piles_up_no_files(spool: Spool, db: Database) -> None:
-    silent = Loader(spool, _SilentDatabase())  # type: ignore[arg-type]
-    for name in ("a", "b", "c"):
-        spool.ended(usage_entry(name))
+    silent = Loader(spool.folder, _SilentDatabase())  # type: ignore[arg-type]
+    for number in range(2 * MOST_FULL):
+        spool.ended(usage_entry(str(number)))
         with pytest.raises(StoreUnavailable):
-            await silent.load_once()
-    assert len(spool.full_segments()) == 1
-    assert await Loader(spool, db).load_once() == 3
-    assert len(await _rows(db)) == 3
+            await load(spool, silent)
+    assert len(full_segments(spool.folder)) == MOST_FULL
+    loader = Loader(spool.folder, db)
+    assert await load(spool, loader) + await load(spool, loader) == 2 * MOST_FULL
+    assert len(await _rows(db)) == 2 * MOST_FULL
 
 
 async def test_runs_by_itself_and_survives_silence(
@@ -148,6 +154,7 @@ async def test_runs_by_itself_and_survives_silence(
     monkeypatch.setattr(Loader, "load_once", moody)
     running = asyncio.ensure_future(loader.run())
     spool.ended(usage_entry("a"))
+    spool.turn_over()
     async with asyncio.timeout(10):
         while not await _rows(db):
             await asyncio.sleep(0.01)
@@ -162,15 +169,15 @@ async def test_open_requests_of_a_dead_gateway_are_closed_as_lost(tmp_path: Path
     for name in ("ended", "open", "carried"):
         dead.opened(open_entry(name))
     dead.ended(usage_entry("ended"))
-    dead.rotate()
+    dead.turn_over()
     dead.opened(open_entry("late"))
     dead.ended(usage_entry("open"))
     dead.close()
 
     spool = Spool(tmp_path)
-    loader = Loader(spool, db)
-    assert await loader.recover() == 2
-    assert await loader.load_once() == 4
+    loader = Loader(spool.folder, db)
+    assert spool.close_lost() == 2
+    assert await load(spool, loader) == 4
     rows = {row.request_id: row for row in await _rows(db)}
     assert {name: row.outcome for name, row in rows.items()} == {
         "ended": "complete",
@@ -180,7 +187,7 @@ async def test_open_requests_of_a_dead_gateway_are_closed_as_lost(tmp_path: Path
     }
     lost = rows["late"]
     assert (lost.prompt_tokens, lost.completion_tokens, lost.estimated) == (26, 0, True)
-    assert spool.full_segments() == []
+    assert full_segments(spool.folder) == []
     spool.close()
 
 
@@ -190,10 +197,10 @@ async def test_a_recovery_that_dies_is_done_again(tmp_path: Path, db: Database) 
     dead.close()
     for wanted in (1, 0, 0):
         spool = Spool(tmp_path)
-        assert await Loader(spool, db).recover() == wanted
+        assert spool.close_lost() == wanted
         spool.close()
     spool = Spool(tmp_path)
-    assert await Loader(spool, db).load_once() == 1
+    assert await load(spool, Loader(spool.folder, db)) == 1
     spool.close()
 
 
@@ -203,7 +210,7 @@ async def test_a_crash_between_commit_and_removal(spool: Spool, loader: Loader, 
             insert(usage).values(**{column.name: getattr(usage_entry("a"), column.name) for column in usage.columns})
         )
     spool.ended(usage_entry("a"))
-    await loader.load_once()
+    await load(spool, loader)
     assert len(await _rows(db)) == 1
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from firstkit.accounting import spool as module
-from firstkit.accounting.spool import Entry, OpenEntry, Spool, UsageEntry, lines_of, read_line
+from firstkit.accounting.spool import Entry, OpenEntry, Spool, UsageEntry, full_segments, lines_of, read_line
 from firstkit.errors import ConfigError, StoreUnavailable
 from usage_entries import open_entry, usage_entry
 
@@ -52,7 +52,7 @@ def test_a_closed_spool_may_be_owned_again_and_old_files_are_left_alone(tmp_path
     first.ended(usage_entry("a"))
     first.close()
     second = Spool(tmp_path)
-    assert [read_line(line) for path in second.full_segments() for line in lines_of(path)] == [usage_entry("a")]
+    assert [read_line(line) for path in full_segments(second.folder) for line in lines_of(path)] == [usage_entry("a")]
     second.close()
 
 
@@ -61,10 +61,10 @@ def test_rotation_carries_open_requests_over(spool: Spool) -> None:
         spool.opened(open_entry(name))
     spool.ended(usage_entry("a"))
     assert spool.has_usage
-    spool.rotate()
+    spool.turn_over()
     assert not spool.has_usage
     assert len(spool) == 1
-    for path in spool.full_segments():
+    for path in full_segments(spool.folder):
         path.unlink()
     assert _entries(spool) == [open_entry("b")]
 
@@ -102,7 +102,7 @@ def test_a_line_that_the_disk_refuses_comes_later(
     with pytest.raises(StoreUnavailable):
         spool.opened(open_entry("b"))
     with pytest.raises(StoreUnavailable):
-        spool.rotate()
+        spool.turn_over()
     disk.room = 10**6
     spool.opened(open_entry("b"))
     found = [entry for entry in _entries(spool) if entry is not None]
@@ -116,13 +116,15 @@ def _refuse(*_: Any) -> None:
 
 def test_a_rotation_that_the_disk_refuses_changes_nothing(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
     spool.opened(open_entry("a"))
+    spool.ended(usage_entry("b"))
     disk = _Disk(monkeypatch, 10)
     with pytest.raises(StoreUnavailable):
-        spool.rotate()
+        spool.turn_over()
+    assert full_segments(spool.folder) == []
     disk.room = 10**6
     spool.ended(usage_entry("a"))
-    assert _entries(spool) == [open_entry("a"), usage_entry("a")]
-    assert spool.full_segments() == []
+    assert _entries(spool) == [open_entry("a"), usage_entry("b"), usage_entry("a")]
+    assert full_segments(spool.folder) == []
 
 
 def test_a_full_disk_for_real(tmp_path: Path) -> None:
