@@ -30,7 +30,7 @@ def _schema(api: Api, properties: dict[str, Any]) -> dict[str, Any]:
     schema = {"type": "object", "required": ["model", api.required], "properties": fields, "additionalProperties": True}
     answers: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
     if api.streams:
-        answers["text/event-stream"] = {"schema": {"type": "string"}}
+        answers["text/event-stream"] = {}  # of a schema for it some think that it is of the whole, others of each event
     return {
         "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
         "responses": {"200": {"description": "The answer of the engine.", "content": answers}},
