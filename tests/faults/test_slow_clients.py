@@ -17,7 +17,7 @@ from itertools import pairwise
 import psutil
 import pytest
 
-from faults.outside import FloodEngine, Outside, assert_sound, descriptors, gateway, outside
+from faults.outside import FloodEngine, Outside, assert_sound, descriptors, gateway
 from faults.talks import FINE, LATE, PAGE, SILENT, Conversation, Talk, a_body_that_was_asked_for
 from faults.tools import program
 from faults.wire import Wire, chat_request, parsed
@@ -30,12 +30,6 @@ READERS = 100
 STREAMS = 100
 LIMIT_S = 45.0
 """No conversation of these lasts longer, on the slowest machine."""
-
-
-@pytest.fixture(scope="module")
-def engines() -> Iterator[Outside]:
-    with outside() as engines:
-        yield engines
 
 
 @pytest.fixture(scope="module")

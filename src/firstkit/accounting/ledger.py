@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 from collections.abc import Awaitable, Callable, Iterator
@@ -65,14 +66,12 @@ class Loader:
         self._folder = folder
         self._db = db
         self._statement = db.text_of(insert_new(usage_table, db.dialect))
-        self._turn = asyncio.Lock()
         self.malformed = 0
 
     async def load_once(self) -> int:
         """Load the full files of the spool; returns how many requests that were. Raises StoreUnavailable, losing
         nothing."""
-        async with self._turn:
-            return sum([await self._load(path) for path in full_segments(self._folder)])
+        return sum([await self._load(path) for path in full_segments(self._folder)])
 
     async def run(self) -> None:
         """Load every second, for ever."""
@@ -89,13 +88,14 @@ class Loader:
         """Load one file and remove it after the COMMIT: a crash between the two only loads it again, for nothing."""
         lines = (line for line in lines_of(path) if not line.startswith(OPENED))
         loaded = 0
-        while (chunk := await asyncio.to_thread(_rows, lines, self._db.dialect)) is not None:
-            rows, bad = chunk
-            bad += await self._insert(rows)
-            if bad:
-                await asyncio.to_thread(self._put_aside, bad)
-            loaded += len(rows)
-        await asyncio.to_thread(path.unlink, missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # then another has loaded it
+            while (chunk := await asyncio.to_thread(_rows, lines, self._db.dialect)) is not None:
+                rows, bad = chunk
+                bad += await self._insert(rows)
+                if bad:
+                    await asyncio.to_thread(self._put_aside, bad)
+                loaded += len(rows)
+            await asyncio.to_thread(path.unlink)
         return loaded
 
     async def _insert(self, rows: list[_Row]) -> list[bytes]:

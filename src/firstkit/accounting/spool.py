@@ -124,7 +124,6 @@ class Spool:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._open: dict[str, bytes] = {}
         self._unwritten: list[bytes] = []
         self._is_torn = False
         self.has_usage = False
@@ -134,7 +133,7 @@ class Spool:
             self._lock = _lock(folder / "lock")
             found = _segments(folder)
             self._number = found[-1][0] if found else 0
-            self._open = _open_lines(found[-1][1]) if found else {}
+            self._open: dict[str, bytes] = _open_lines(found[-1][1]) if found else {}
             self._descriptor = self._next_segment()
 
     def __len__(self) -> int:

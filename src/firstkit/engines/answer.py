@@ -15,7 +15,7 @@ import json
 import re
 from functools import lru_cache
 from math import ceil
-from typing import Any, Callable, Optional, Union
+from typing import Any, Optional, Union
 
 from firstkit.engines.shape import TokenShape
 from firstkit.engines.sse import EventSplitter, EventTooLong, is_named_error, payload_of
@@ -44,7 +44,7 @@ FIRST_LESSONS = 16
 """So many tokens of a stream may be parsed before it counts whether that served to recognise others."""
 
 NOTHING = Usage(0, 0)
-_decode: Callable[[Union[bytes, bytearray]], Any] = json.loads if msgspec is None else msgspec.json.Decoder().decode
+_QUICK = None if msgspec is None else msgspec.json.Decoder()
 
 _NO_TEXT = "the engine sent an event that is not UTF-8"
 _NO_CHUNK = "the engine sent an event that is not a JSON object"
@@ -377,9 +377,9 @@ def _estimate(request: Open, said_bytes: int) -> Usage:
 
 
 def _object(data: Union[bytes, bytearray]) -> Optional[dict[str, Any]]:
-    if msgspec is not None:
+    if _QUICK is not None:
         try:
-            value = _decode(data)
+            value = _QUICK.decode(data)
         except (msgspec.DecodeError, ValueError, RecursionError):
             pass  # json reads some that are not quite JSON, as with NaN, and has the last word
         else:

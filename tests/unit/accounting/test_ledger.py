@@ -214,6 +214,21 @@ async def test_a_crash_between_commit_and_removal(spool: Spool, loader: Loader, 
     assert len(await _rows(db)) == 1
 
 
+async def test_a_file_that_another_loader_has_taken_stops_nothing(
+    spool: Spool, loader: Loader, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = full_segments
+
+    def with_one_that_is_gone(folder: Path) -> list[Path]:
+        return [folder / "usage-0.jsonl", *found(folder)]
+
+    spool.ended(usage_entry("a"))
+    spool.turn_over()
+    monkeypatch.setattr(ledger, "full_segments", with_one_that_is_gone)
+    assert await loader.load_once() == 1
+    assert [row.request_id for row in await _rows(db)] == ["a"]
+
+
 # -- plausible -----------------------------------------------------------------------------------------------------
 
 
