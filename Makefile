@@ -6,7 +6,7 @@ INSTALLED := .venv/installed
 ARGS ?=
 SECONDS ?= 60
 
-.PHONY: help install up down test test-postgresql test-long fuzz check bench bench-gateways clean
+.PHONY: help install up down lab lab-down test test-postgresql test-long fuzz check bench bench-gateways clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -29,6 +29,13 @@ up: $(INSTALLED) ## start FIRST with the demonstration and wait until its model 
 
 down: ## stop what `make up` started, engines included
 	@if [ -x $(BIN)/first ]; then $(BIN)/first down $(ARGS); else echo "Nothing is installed, so nothing runs."; fi
+
+lab: $(INSTALLED) ## two real Slurm clusters on this machine, and FIRST over both
+	@deploy/install-slurm
+	@$(BIN)/python deploy/lab.py up
+
+lab-down: $(INSTALLED) ## stop what `make lab` started
+	@$(BIN)/python deploy/lab.py down
 
 test: $(INSTALLED) ## everything that this machine can test, some minutes
 	$(BIN)/pytest -m "not long" $(ARGS)

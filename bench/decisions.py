@@ -19,13 +19,16 @@ from firstkit.config import ResolvedDeployment, Scale
 from firstkit.engines.engine import EngineSpec
 from firstkit.links.messages import PilotReport, ReplicaReport
 from firstkit.reconciler.plan import Desired, ObservedJob, plan
+from firstkit.routing.affinity import Prefixes
 from firstkit.routing.table import Pool, Route
+from firstkit.routing.wish import ANYWHERE, Wish
 from firstkit.schedulers.scheduler import Resources
 from firstkit.states import JobState, ReplicaState
 from firstkit.store.jobs import JobRow, ReplicaRow
 
 ROUNDS = 7
 REPLICAS = 1000
+CLUSTERS = 20
 DEPLOYMENTS = 100
 CORES = Resources(cpus_per_node=4, memory_bytes=2**30)
 
@@ -50,7 +53,8 @@ def pool() -> Pool:
     chance = random.Random(1)
     found = Pool()
     for i in range(REPLICAS):
-        route = Route(f"rep-{i}", "m", "here", _Nowhere(), "m", 16, ReplicaState.READY)  # type: ignore[arg-type]
+        cluster = f"cluster-{i % CLUSTERS}"
+        route = Route(f"rep-{i}", "m", cluster, _Nowhere(), "m", 16, ReplicaState.READY)  # type: ignore[arg-type]
         route.in_flight = chance.randrange(16)
         found.routes.append(route)
     found.refresh()
@@ -58,14 +62,22 @@ def pool() -> Pool:
 
 
 def choosing() -> None:
+    """Of a model with a thousand replicas on twenty clusters: for anybody, for a prompt whose beginning is known, for
+    who may use half of the clusters; and what is read anew once a second."""
     routes = pool()
 
-    def choose() -> None:
-        route = routes.take()
+    def choose(wish: Wish) -> None:
+        route = routes.take(wish)
         if route is not None:
             routes.give_back(route)
 
-    report(f"choose among {REPLICAS:,} replicas", 1e6 * cpu_s(choose, 2000), "us", 50)
+    half = Wish(frozenset(f"cluster-{i}" for i in range(CLUSTERS // 2)))
+    report(f"choose among {REPLICAS:,} replicas", 1e6 * cpu_s(lambda: choose(ANYWHERE), 2000), "us", 50)
+    report("the same by prefix", 1e6 * cpu_s(lambda: choose(Wish(prefixes=(b"long", b"short"))), 2000), "us", 50)
+    report("the same within half of them", 1e6 * cpu_s(lambda: choose(half), 500), "us", 200)
+    report("their speeds and ends, once a second", 1e3 * cpu_s(routes.refresh, 20), "ms", 5)
+    prompt, prefixes = b"x" * 100_000, Prefixes()
+    report("names of a prompt's beginnings", 1e6 * cpu_s(lambda: prefixes.of("project", prompt), 2000), "us", 10)
 
 
 def cluster() -> tuple[list[Desired], list[ObservedJob], list[ReplicaRow]]:

@@ -13,10 +13,12 @@ RESULTS = Path(__file__).parent / "results"
 _reported: list[dict[str, Any]] = []
 
 
-def report(what: str, value: float, unit: str, limit: float) -> None:
-    """One line of the table."""
+def report(what: str, value: float, unit: str, limit: float, *, at_least: bool = False) -> None:
+    """One line of the table; ``limit`` is the most that the value may be, or with ``at_least`` the least."""
+    is_met = value >= limit if at_least else value <= limit
     _reported.append({"figure": what, "value": value, "unit": unit, "limit": limit})
-    print(f"{what:44} {value:8.2f} {unit:3} limit {limit:g} {unit}{'' if value <= limit else '   ABOVE'}", flush=True)
+    bound = "at least" if at_least else "limit"
+    print(f"{what:44} {value:8.2f} {unit:3} {bound} {limit:g} {unit}{'' if is_met else '   MISSED'}", flush=True)
 
 
 def keep_reported(name: str) -> Path:

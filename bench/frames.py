@@ -5,7 +5,6 @@ python bench/frames.py              # prints a table; needs make install
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import time
 from collections.abc import Callable
@@ -16,8 +15,10 @@ import uvloop
 from figures import report
 from firstkit.links.frames import MAX_PAYLOAD, TAKEN, Decoder, FrameType, frame
 from firstkit.links.gateway_end import GatewayLink
-from firstkit.links.messages import PROTOCOL, Head, Hello, LinkSpec, Open, Outcome, PilotSpec, Tail, Usage
-from firstkit.links.pilot_end import PilotLink, _PilotConnection
+from firstkit.links.kept import COUNT
+from firstkit.links.messages import Head, LinkSpec, Open, Outcome, PilotSpec, Tail, Usage
+from firstkit.links.pilot_end import PilotLink
+from firstkit.links.pilot_session import PilotSession
 from firstkit.wire import decode, encode
 
 ROUNDS = 25
@@ -64,16 +65,16 @@ class Wire:
 
     def set_write_buffer_limits(self, high: int) -> None: ...
 
+    def set_protocol(self, protocol: object) -> None: ...
+
     def get_write_buffer_size(self) -> int:
         return 0
 
 
 class Owner:
-    async def admit(self, hello: Hello) -> None: ...
-
     def on_report(self, *_: object) -> None: ...
 
-    def on_lost(self, *_: object) -> None: ...
+    on_up = on_down = on_lost = on_report
 
 
 class Ends:
@@ -99,29 +100,26 @@ class Ends:
     def on_tail(self, tail: Tail) -> None: ...
 
 
-async def gateway() -> GatewayLink:
-    """The gateway's end, admitted, with STREAMS requests that are being answered."""
-    link, ends = GatewayLink(cast(Any, Owner())), Ends()
-    link.connection_made(cast(Any, Wire()))
-    link.data_received(frame(FrameType.HELLO, 0, encode(Hello(PROTOCOL, "1", "job-1"))))
-    await asyncio.wait(asyncio.all_tasks() - {cast(Any, asyncio.current_task())})  # its admission
+async def gateway(resume_s: float = 10.0) -> GatewayLink:
+    """The gateway's end, with STREAMS requests that are being answered."""
+    link, ends = GatewayLink(cast(Any, Owner()), "job-1", "session", resume_s=resume_s), Ends()
+    link.attach(cast(Any, Wire()))
     for number in range(1, STREAMS + 1):
         link.open(REQUEST, b"", ends)
         link.data_received(frame(FrameType.HEAD, number, encode(Head(200))))
     return link
 
 
-async def pilot() -> tuple[_PilotConnection, list[Any]]:
+async def pilot(resume_s: float = 10.0) -> tuple[PilotSession, list[Any]]:
     """The pilot's end, and the sinks of STREAMS requests there."""
     ends = Ends()
     link = PilotLink(PilotSpec("job-1", "here", LinkSpec(path="-"), "token"), cast(Any, ends))
-    connection = _PilotConnection(link, 5.0, 15.0, ended=asyncio.get_running_loop().create_future())
-    connection.connection_made(cast(Any, Wire()))
-    connection.data_received(frame(FrameType.HELLO, 0, encode(Hello(PROTOCOL, "1"))))
+    session = PilotSession(link, "session", 5.0, 15.0, resume_s)
+    session.attach(cast(Any, Wire()))
     for number in range(1, STREAMS + 1):
-        connection.data_received(frame(FrameType.OPEN, number, encode(REQUEST)))
+        session.data_received(frame(FrameType.OPEN, number, encode(REQUEST)))
         ends.sinks[-1].on_head(Head(200))
-    return connection, ends.sinks
+    return session, ends.sinks
 
 
 async def receiving() -> None:
@@ -133,8 +131,8 @@ async def receiving() -> None:
     link.hang_up()
 
 
-async def sending() -> None:
-    connection, sinks = await pilot()
+async def sending(resume_s: float) -> None:
+    connection, sinks = await pilot(resume_s)
     writes = 100
     taken = TAKEN.pack(writes * len(TOKEN))
     resumes = b"".join(frame(FrameType.RESUME, number, taken) for number in range(1, STREAMS + 1))
@@ -144,9 +142,11 @@ async def sending() -> None:
             for sink in sinks:
                 sink.on_data(TOKEN)
             connection._flush()
-        connection.data_received(resumes)
+        has = b"" if connection._kept is None else frame(FrameType.PING, 0, COUNT.pack(connection._kept.sent))
+        connection.data_received(resumes + has)
 
-    report("pilot: a frame out, 50 a write", cpu_us(send, 2, writes * STREAMS), "us", 1.5)
+    name = "50 a write" if resume_s else "50 a write, on a socket"
+    report(f"pilot: a frame out, {name}", cpu_us(send, 2, writes * STREAMS), "us", 1.5)
     connection.hang_up()
 
 
@@ -189,7 +189,8 @@ def bodies() -> None:
 
 async def main() -> None:
     await receiving()
-    await sending()
+    await sending(10.0)
+    await sending(0.0)
     await requests()
     messages()
     bodies()

@@ -28,6 +28,7 @@ from sqlalchemy import select
 from firstkit.auth import api_keys
 from firstkit.clusters.carrier import cluster_client
 from firstkit.config import load_config
+from firstkit.errors import SchedulerSilent
 from firstkit.store.database import Database
 from firstkit.store.tables import jobs, replicas, usage
 
@@ -76,12 +77,19 @@ class Lab:
     key: str = ""
 
     @classmethod
-    def make(cls, models: dict[str, Any], database_url: str | None = None, **server: Any) -> Lab:
+    def make(
+        cls,
+        models: dict[str, Any],
+        database_url: str | None = None,
+        clusters: dict[str, Any] | None = None,
+        **server: Any,
+    ) -> Lab:
+        """``clusters``: beside one without any setting, ``here``, and one for services of others, ``outside``."""
         folder = Path(tempfile.mkdtemp(prefix="first-", dir="/tmp"))
         port = free_port()
         config: dict[str, Any] = {
             "server": {"listen": f"127.0.0.1:{port}", "state_dir": str(folder / "state"), **server},
-            "clusters": {"here": {}, "outside": {"kind": "external"}},
+            "clusters": {"here": {}, "outside": {"kind": "external"}, **(clusters or {})},
             "models": models,
         }
         if database_url:
@@ -166,13 +174,14 @@ class Lab:
     def processes(self, needle: str = "") -> list[psutil.Process]:
         """Living processes of this lab's jobs whose command line holds ``needle``."""
         found = []
-        jobs_folder = str(self.config.cluster_state_dir("here") / "jobs")
+        config = self.config
+        folders = tuple(str(config.cluster_state_dir(name) / "jobs") for name in self._batch_clusters(config))
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
                 if process.status() == psutil.STATUS_ZOMBIE:
                     continue
                 command = " ".join(process.cmdline())
-                if process.cwd().startswith(jobs_folder) and needle in command:
+                if process.cwd().startswith(folders) and needle in command:
                     found.append(process)
         return found
 
@@ -242,16 +251,23 @@ class Lab:
         shutil.rmtree(self.folder)
 
     async def _cancel_jobs(self) -> None:
-        client = cluster_client(self.config, "here")
-        for job_id, news in (await client.poll()).items():
-            if not news.state.is_final:
-                await client.cancel(job_id)
+        config = self.config
+        for name in self._batch_clusters(config):
+            client = cluster_client(config, name)
+            with contextlib.suppress(SchedulerSilent):  # a test may have left it dead; its jobs are looked for below
+                for job_id, news in (await client.poll()).items():
+                    if not news.state.is_final:
+                        await client.cancel(job_id)
+
+    @staticmethod
+    def _batch_clusters(config: Any) -> list[str]:
+        return [name for name, cluster in config.clusters.items() if cluster.kind == "batch"]
 
 
 @contextlib.contextmanager
-def running(models: dict[str, Any], database_url: str | None = None, **server: Any) -> Iterator[Lab]:
-    """A lab with gateway and controller started."""
-    lab = Lab.make(models, database_url, **server)
+def running(models: dict[str, Any], database_url: str | None = None, **options: Any) -> Iterator[Lab]:
+    """A lab with gateway and controller started; ``options`` as of ``Lab.make``."""
+    lab = Lab.make(models, database_url, **options)
     try:
         lab.start()
         yield lab

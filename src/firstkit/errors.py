@@ -79,6 +79,12 @@ class ModelNotFound(NotFound):
     code = "model_not_found"
 
 
+class ClusterNotFound(NotFound):
+    """The cluster does not exist or you do not have access to it."""
+
+    code = "cluster_not_found"
+
+
 class MethodNotAllowed(ApiError):
     """This path does not take this method."""
 

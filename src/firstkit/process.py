@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ import uvloop
 from firstkit import logs
 from firstkit.config import Config, load_config
 from firstkit.errors import ConfigError
+from firstkit.links.messages import LinkSpec
 from firstkit.locks import alone
 
 if TYPE_CHECKING:
@@ -39,3 +41,24 @@ def private_ca(state_dir: Path) -> PrivateCa:
 
     with alone(state_dir / "pilots-ca.lock"):
         return PrivateCa(state_dir)
+
+
+def links_of(config: Config, cluster: str) -> Callable[[str], LinkSpec]:
+    """What says how gateway and pilot of a job on ``cluster`` reach each other: job id -> LinkSpec. To be called once
+    for each job that is submitted: with ``direct`` links, it makes a key and a certificate."""
+    server, link = config.server, config.clusters[cluster].link
+    if link.kind == "socket":
+        spec = LinkSpec("socket", str(server.path("pilots.sock")))
+        return lambda _: spec
+    ca = private_ca(server.state_dir)
+    if link.kind == "tunnel":
+        tunnel = LinkSpec(
+            "tunnel",
+            addresses=server.pilot_addresses,
+            ca_pem=ca.certificate_pem,
+            proxy=link.proxy,
+            resume_s=link.resume,
+        )
+        return lambda _: tunnel
+    direct = LinkSpec("direct", ca_pem=ca.certificate_pem, resume_s=link.resume)
+    return lambda job_id: replace(direct, identity_pem=ca.identity_pem(job_id))

@@ -50,8 +50,10 @@ def config_sections() -> dict[str, type[BaseModel]]:
 
 def _walk(section: type[BaseModel], path: str, found: dict[str, type[BaseModel]]) -> None:
     for name, field in section.model_fields.items():
-        for suffix, inner in _sections_in(field.annotation, ""):
-            inner_path = f"{path}.{name}{suffix}".lstrip(".")
+        inside = list(_sections_in(field.annotation, ""))
+        for suffix, inner in inside:
+            which = f" ({inner.model_fields['kind'].annotation.__args__[0]})" if len(inside) > 1 else ""
+            inner_path = f"{path}.{name}{suffix}{which}".lstrip(".")
             if inner not in found.values():
                 found[inner_path] = inner
                 _walk(inner, inner_path, found)

@@ -4,150 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
-from firstkit.clusters.zipapp import install
-from firstkit.engines.engine import EngineSpec, ReplicaSpec
 from firstkit.errors import CallFailed
-from firstkit.links.gateway_end import GatewayLink
-from firstkit.links.messages import Hello, LinkSpec, Open, Outcome, PilotReport, PilotSpec, ReplicaReport
-from firstkit.schedulers.scheduler import Resources
+from firstkit.links.messages import Outcome, Refusal
 from firstkit.states import ReplicaState
-from firstkit.wire import encode, to_dict
-from unit.onsite.support import Sink, chat, engines_below, until
+from firstkit.wire import to_dict
+from integration.pilots import CORES, ENDLESS, FAILED, READY, STOPPED, TOKEN, Job, installed, made, replica
+from unit.onsite.support import until
 from unit.onsite.test_python39 import PYTHON39, needs_python39
-
-CORES = sorted(os.sched_getaffinity(0))
-TOKEN = "canary-enrolment-token"
-ENDLESS = {"tokens": 100000, "token_delay": 0.01}
-READY, STOPPED, FAILED = ReplicaState.READY, ReplicaState.STOPPED, ReplicaState.FAILED
-
-
-def replica(replica_id: str, behaviour: str = "QuickEngine", cpus: int = 1, **options: object) -> ReplicaSpec:
-    argv = [sys.executable, "-m", "firstkit.testing.fake_engine", "--behaviour", behaviour, "--socket", "{socket}"]
-    for name, value in options.items():
-        argv += [f"--{name.replace('_', '-')}", str(value)]
-    engine = EngineSpec("command", argv=tuple(argv), capabilities=("chat",))
-    return ReplicaSpec(replica_id, "m", "m@here", engine, needs=Resources(cpus_per_node=cpus, memory_bytes=1000))
-
-
-class Job:
-    """One pilot and the gateway that it dials; the LinkOwner of that gateway."""
-
-    def __init__(self, folder: Path, zipapp: Path) -> None:
-        self.folder = folder
-        self.zipapp = zipapp
-        self.reports: list[PilotReport] = []
-        self.secrets: set[str] = set()
-        self._links: list[GatewayLink] = []
-        self._server: asyncio.Server | None = None
-        self.process: subprocess.Popen[bytes]
-
-    async def listen(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_unix_server(lambda: GatewayLink(self), self.folder / "gateway.sock")
-
-    async def admit(self, hello: Hello) -> str | None:
-        self.secrets |= {hello.secret}
-        return None
-
-    def on_report(self, link: GatewayLink, report: PilotReport) -> None:
-        if link not in self._links:
-            self._links.append(link)
-        self.reports.append(report)
-
-    def on_lost(self, link: GatewayLink) -> None:
-        self._links.remove(link)
-
-    @property
-    def link(self) -> GatewayLink:
-        return self._links[-1]
-
-    def start(self, *replicas: ReplicaSpec, python: str = sys.executable, orphan_s: float = 60, **env: str) -> None:
-        spec = PilotSpec("job-1", "here", LinkSpec(path=str(self.folder / "gateway.sock")), TOKEN, replicas, orphan_s)
-        (self.folder / "pilot.json").write_bytes(encode(spec))
-        env = {"PATH": os.environ["PATH"], "FIRST_JOB_ID": "job-1", "FIRST_JOB_MEMORY": "10000", **env}
-        with (self.folder / "pilot.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [python, "-I", str(self.zipapp), "pilot", "."], cwd=self.folder, env=env, stdout=log, stderr=log
-            )
-
-    def replica(self, replica_id: str = "rep-1") -> ReplicaReport | None:
-        """The latest report of a replica."""
-        latest = self.reports[-1].replicas if self.reports else ()
-        return next((report for report in latest if report.replica_id == replica_id), None)
-
-    async def until(self, state: ReplicaState, replica_id: str = "rep-1") -> ReplicaReport:
-        await until(lambda: (report := self.replica(replica_id)) and report.state is state, f"{replica_id} {state}")
-        report = self.replica(replica_id)
-        assert report is not None
-        return report
-
-    def ask(self, max_tokens: int = 8, replica_id: str = "rep-1") -> Sink:
-        sink, body = Sink(), chat(max_tokens)
-        self.link.open(Open(replica_id, "POST", "/v1/chat/completions", len(body), stream=True), body, sink)
-        return sink
-
-    async def tokens_of(self, sink: Sink) -> None:
-        await until(lambda: b"word3" in sink.data, "tokens")
-
-    async def outcome(self, sink: Sink) -> Outcome:
-        await until(lambda: sink.tail, "a tail")
-        assert sink.tail is not None
-        return sink.tail.outcome
-
-    def engines(self) -> list[psutil.Process]:
-        return engines_below(self.folder)
-
-    async def exit_status(self) -> int:
-        await until(lambda: self.process.poll() is not None, "the pilot's end")
-        return self.process.returncode
-
-    def log(self) -> str:
-        return (self.folder / "pilot.log").read_text()
-
-    async def lose_gateway(self) -> None:
-        assert self._server is not None
-        self._server.close()
-        (self.folder / "gateway.sock").unlink(missing_ok=True)
-        for link in list(self._links):
-            link.close()
-
-    async def close(self) -> None:
-        await self.lose_gateway()
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-        await until(lambda: not self.engines(), "the end of all engines")
 
 
 @pytest.fixture(scope="module")
 def zipapp() -> Iterator[Path]:
-    folder = tempfile.mkdtemp(prefix="first-", dir="/tmp")
-    yield install(folder)
-    shutil.rmtree(folder)
+    with installed() as path:
+        yield path
 
 
 @pytest.fixture
 async def job(zipapp: Path) -> AsyncIterator[Job]:
-    folder = Path(tempfile.mkdtemp(prefix="first-", dir="/tmp"))
-    job = Job(folder, zipapp)
-    await job.listen()
-    yield job
-    await job.close()
-    shutil.rmtree(folder)
+    async with made(zipapp) as job:
+        await job.listen()
+        yield job
 
 
 @pytest.mark.parametrize("python", [sys.executable, pytest.param(PYTHON39, marks=needs_python39)])
@@ -250,8 +136,21 @@ async def test_a_pilot_finds_its_gateway_again(job: Job) -> None:
     assert len(job.secrets) == 1
 
 
+async def test_a_pilot_whose_job_is_over_leaves(job: Job) -> None:
+    job.start(replica("rep-1"))
+    await job.until(READY)
+    job.refusal = Refusal("refused", "not now")
+    job.link.close()
+    await until(lambda: "not now" in job.log(), "the refusal")
+    assert job.process.poll() is None, "whoever is refused for another reason stays"
+    job.refusal = Refusal("over", "this job is over")
+    assert await job.exit_status() == 0
+    assert job.engines() == []
+    assert "its job is over" in job.log()
+
+
 async def test_a_pilot_leaves_before_its_job_ends(job: Job) -> None:
-    ends_at = time.time() + 8
+    ends_at = int(time.time()) + 9
     job.start(replica("rep-1"), FIRST_JOB_END=str(ends_at))
     await job.until(READY)
     assert job.reports[-1].ends_at == pytest.approx(ends_at)

@@ -17,7 +17,7 @@ from firstkit.clock import monotonic, now
 from firstkit.errors import StoreUnavailable, Unauthenticated
 from firstkit.ids import digest
 from firstkit.store.database import Database
-from firstkit.store.tables import api_keys, members, users
+from firstkit.store.tables import api_keys, members, projects, users
 
 __all__ = ["Authenticator", "Identity"]
 
@@ -134,15 +134,18 @@ class Authenticator:
             self._known.drop(key)
             self._refused.put(key, asked + FRESH_S)
             raise Unauthenticated
-        identity = Identity(row.user_id, row.user_name, row.project_id, row.prefix, frozenset(row.scopes))
+        identity = Identity(
+            row.user_id, row.user_name, row.project_id, row.prefix, frozenset(row.scopes), row.project_name
+        )
         found = _Known(identity, asked + min(FRESH_S, left_s), asked + min(FRESH_S + GRACE_S, left_s))
         self._known.put(key, found)
         return found
 
     async def _row(self, prefix: str) -> Any:
         query = (
-            select(api_keys, users.c.name.label("user_name"))
+            select(api_keys, users.c.name.label("user_name"), projects.c.name.label("project_name"))
             .join(users, users.c.id == api_keys.c.user_id)
+            .join(projects, projects.c.id == api_keys.c.project_id)
             .join(members, and_(members.c.user_id == users.c.id, members.c.project_id == api_keys.c.project_id))
             .where(api_keys.c.prefix == prefix, api_keys.c.revoked_at.is_(None))
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -29,12 +29,18 @@ class Identity:
     project_id: str
     key_prefix: str
     scopes: frozenset[str]
+    project_name: str = ""
 
 
 def require(identity: Identity, scope: Scope) -> None:
     """Raise Forbidden unless ``identity`` holds ``scope``."""
     if scope.value not in identity.scopes:
         raise Forbidden(f"This key does not have the scope '{scope.value}' that this route needs.")
+
+
+def may_use(projects: Container[str], users: Container[str], identity: Identity) -> bool:
+    """Whether something that is for these projects and users, by name, is for ``identity``."""
+    return identity.user_name in users or identity.project_name in projects
 
 
 def check_grant(wanted: Iterable[Scope], held: frozenset[str]) -> None:

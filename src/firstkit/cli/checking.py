@@ -89,7 +89,7 @@ def _machine_warnings(config: Config) -> list[str]:
     found = []
     for deployment in config.deployments():
         cluster = config.clusters[deployment.cluster]
-        if cluster.kind != "batch":
+        if cluster.kind != "batch" or cluster.scheduler.kind != "local":
             continue
         try:
             machine = read_machine(cluster.scheduler.model_dump(), {**os.environ, **cluster.env})

@@ -7,7 +7,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Literal
 
-SOFT = frozenset({"reason", "found", "how to fix it", "scopes", "aliases"})
+SOFT = frozenset(
+    {"reason", "found", "how to fix it", "scopes", "aliases", "message", "serves", "requests", "answers", "clusters"}
+)
 """Columns of words, which may be broken into lines of at least SOFT_WIDTH; others are copied from, and stay whole."""
 SOFT_WIDTH = 16
 GAP = 2
@@ -28,7 +30,8 @@ def show(columns: Sequence[str], rows: Sequence[Sequence[object]], numbers: Sequ
     table = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False)
     for column, heading, width in zip(columns, headings, widths, strict=True):
         side: Literal["right", "left"] = "right" if column in numbers else "left"
-        table.add_column(heading, justify=side, overflow="fold", min_width=width)
+        is_whole = column not in SOFT  # else rich narrows the whole ones first, and then finds that it may not
+        table.add_column(heading, justify=side, overflow="fold", min_width=width, no_wrap=is_whole)
     for row in texts:
         table.add_row(*map(Text, row))
     console = Console()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -11,29 +11,38 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from firstkit.cli.common import ConfigOption, JsonOption, fail, open_server
+from firstkit.cli.explain import standing
 from firstkit.cli.showing import duration, eta, show, show_json
 from firstkit.clock import now
+from firstkit.states import JobState
 
 if TYPE_CHECKING:
     from firstkit.cli.admin import GatewayAway
 
 Row = dict[str, Any]
-MODELS = ("model", "status", "ready", "in flight", "waiting", "ETA", "reason")
-REPLICAS = ("replica", "model", "cluster", "state", "in flight", "load", "reason")
-JOBS = ("job", "cluster", "state", "link", "started", "reason")
+CLUSTERS = ("cluster", "state", "free nodes", "free GPUs", "jobs", "message")
+MODELS = ("model", "cluster", "status", "requests", "place", "ETA", "reason")
+REPLICAS = ("replica", "serves", "cluster", "state", "in flight", "load", "reason")
+JOBS = ("job", "cluster", "state", "link", "place", "start", "left", "reason")
 TIME = "%Y-%m-%d %H:%M"
-NUMBERS = ("ready", "in flight", "waiting", "context", "ETA", "load")
+NUMBERS = ("free nodes", "free GPUs", "place", "in flight", "context", "ETA", "load", "left")
 
 
 def status(as_json: JsonOption = False, config: ConfigOption = None) -> None:
-    """Show models, replicas and jobs, with load and ETA."""
+    """Show clusters, models, replicas and jobs, with load, place in the queue and ETA."""
     found = _status(open_server(config).state_dir)
     if as_json:
         show_json(found)
-        return
+    else:
+        show_status(found)
+
+
+def show_status(found: Row) -> None:
+    """Print the gateway's answer for people."""
     print(headline(found))
     for columns, rows in (
-        (MODELS, [_model(row) for row in found["models"]]),
+        (CLUSTERS, [_cluster(row) for row in found["clusters"]]),
+        (MODELS, [line for row in found["models"] for line in _model(row)]),
         (REPLICAS, [_replica(row) for row in found["replicas"]]),
         (JOBS, [_job(row) for row in found["jobs"]]),
     ):
@@ -49,7 +58,7 @@ def models(as_json: JsonOption = False, config: ConfigOption = None) -> None:
         show_json(rows)
         return
     show(
-        ("model", "aliases", "status", "answers", "context", "ETA", "reason"),
+        ("model", "aliases", "status", "answers", "context", "ETA", "reason", "clusters"),
         [_known(row) for row in rows],
         NUMBERS,
     )
@@ -117,17 +126,33 @@ def _away(exc: GatewayAway) -> NoReturn:
 
 
 def _wait(row: Row) -> str:
-    return "" if row["status"] == "live" else eta(row["eta_s"]).removeprefix("ETA ")
+    is_said = row["status"] not in ("live", "offline") or row["eta_s"] is not None
+    return eta(row["eta_s"]).removeprefix("ETA ") if is_said and row["status"] != "live" else ""
 
 
 def _known(row: Row) -> tuple[object, ...]:
     names, answers = ", ".join(row["aliases"]), ", ".join(row["capabilities"])
-    return row["id"], names, row["status"], answers, row["context_length"], _wait(row), row["reason"]
+    places = "; ".join(f"{place['name']}: {standing(place)}" for place in row["clusters"])
+    return row["id"], names, row["status"], answers, row["context_length"], _wait(row), row["reason"], places
 
 
-def _model(row: Row) -> tuple[object, ...]:
-    name = row["id"] if not row["aliases"] else f"{row['id']} ({', '.join(row['aliases'])})"
-    return name, row["status"], row["ready"], row["in_flight"], row["waiting"], _wait(row), row["reason"]
+def _cluster(row: Row) -> tuple[object, ...]:
+    nodes = gpus = None
+    if (has := row["capacity"]) is not None:
+        nodes = f"{has['free_nodes']}/{has['nodes']}"
+        gpus = f"{has['free_gpus']}/{has['gpus']}" if has["gpus"] else None
+    queue = row["queue"]
+    jobs = ", ".join(f"{queue[state]} {state}" for state in ("running", "pending") if queue[state])
+    return row["id"], row["status"], nodes, gpus, jobs, row["message"]
+
+
+def _model(row: Row) -> Iterator[tuple[object, ...]]:
+    """A line for each cluster. Those who wait stand in the first: most may go to any cluster."""
+    for number, place in enumerate(row["clusters"]):
+        busy = [f"{place['in_flight']}/{place['room']}"] if place["room"] or place["in_flight"] else []
+        waiting = [f"{row['waiting']} wait"] if row["waiting"] and number == 0 else []
+        requests = ", ".join(busy + waiting)
+        yield row["id"], place["name"], place["status"], requests, place["position"], _wait(place), place["reason"]
 
 
 def _replica(row: Row) -> tuple[object, ...]:
@@ -137,5 +162,17 @@ def _replica(row: Row) -> tuple[object, ...]:
 
 
 def _job(row: Row) -> tuple[object, ...]:
-    started = row["started_at"] and datetime.fromisoformat(row["started_at"]).strftime(TIME)
-    return row["id"], row["cluster"], row["state"], row["link"], started, row["reason"]
+    at, is_over = now(), JobState(row["state"]).is_final
+    if row["started_at"]:
+        start = datetime.fromisoformat(row["started_at"]).strftime(TIME)
+    else:
+        start = f"in {_until(row['starts_at'], at)}" if row["starts_at"] and not is_over else ""
+    left = _until(row["ends_at"], at) if row["ends_at"] and not is_over else ""
+    reason = row["reason"]
+    if row["exit_code"] and "exit status" not in reason:
+        reason = f"{reason}; exit status {row['exit_code']}".removeprefix("; ")
+    return row["id"], row["cluster"], row["state"], row["link"], row["position"], start, left, reason
+
+
+def _until(moment: str, at: datetime) -> str:
+    return duration(max(0.0, (datetime.fromisoformat(moment) - at).total_seconds()))

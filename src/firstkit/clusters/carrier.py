@@ -1,15 +1,20 @@
-"""How scheduler commands reach a cluster, and the four of them as typed calls."""
+"""How scheduler commands reach a cluster, and each of them as a typed call."""
 
 from __future__ import annotations
 
 from typing import Any, Protocol, TypeVar
 
-from firstkit.config import Config
+from firstkit.config import Cluster, Config
+from firstkit.engines.engine import ReplicaSpec
 from firstkit.errors import ClaimedBefore, ConfigError, FirstError, SchedulerRefused, SchedulerSilent
-from firstkit.schedulers.scheduler import Capacity, JobNews, JobSpec
+from firstkit.onsite.check import Site
+from firstkit.schedulers.scheduler import Capacity, Estimate, JobNews, JobSpec, Resources
 from firstkit.wire import WireError, from_dict, to_dict
 
 T = TypeVar("T")
+
+LOCAL_LIMIT_S = 30.0
+MARGIN_S = 10.0
 
 
 class Carrier(Protocol):
@@ -18,6 +23,9 @@ class Carrier(Protocol):
     async def run(self, verb: str, request: dict[str, Any]) -> Any:
         """The ``result`` of the answer. Raises SchedulerSilent when no answer came in time or the scheduler gave
         none, SchedulerRefused when the answer was no. May be called at any rate and several times at once."""
+
+    async def close(self) -> None:
+        """Let go of what is kept between calls. A later call works all the same."""
 
 
 class ClusterClient:
@@ -51,6 +59,18 @@ class ClusterClient:
     async def capacity(self) -> Capacity:
         return _shaped(Capacity, await self._run("capacity"))
 
+    async def estimate(self, resources: Resources) -> Estimate:
+        """When a job of this shape would start if it were submitted now."""
+        return _shaped(Estimate, await self._run("estimate", resources=to_dict(resources)))
+
+    async def check(self, replicas: tuple[ReplicaSpec, ...] = (), job_id: str | None = None) -> Site:
+        """The cluster as it sees itself, and whether what these replicas need is there; of a trial job, its result."""
+        return _shaped(Site, await self._run("check", replicas=to_dict(replicas), job_id=job_id))
+
+    async def close(self) -> None:
+        """Let go of the carrier's connection; a later call opens another."""
+        await self._carrier.close()
+
     async def _run(self, verb: str, **more: Any) -> Any:
         return await self._carrier.run(verb, {**self._request, **more})
 
@@ -71,11 +91,27 @@ def cluster_client(config: Config, name: str) -> ClusterClient:
     cluster = config.clusters.get(name)
     if cluster is None or cluster.kind != "batch":
         raise ConfigError(f"clusters.{name}: there is no cluster of that name with a scheduler")
+    state_dir = str(config.cluster_state_dir(name).absolute())
+    return ClusterClient(_carrier(cluster, state_dir), state_dir, cluster.scheduler_settings())
+
+
+def _carrier(cluster: Cluster, state_dir: str) -> Carrier:
+    """Another kind of carrier is another branch here, and a section of the configuration."""
+    carrier, limit_s = cluster.carrier, time_limit_s(cluster)
+    if carrier.kind == "ssh":
+        from firstkit.clusters.ssh import Login, SshCarrier
+
+        files = carrier.key_file.expanduser(), carrier.known_hosts.expanduser()
+        return SshCarrier(Login(carrier.host, carrier.user, *files, carrier.port, carrier.connect_timeout), limit_s)
     from firstkit.clusters.local import LocalCarrier
 
-    state_dir = str(config.cluster_state_dir(name).absolute())
-    scheduler = {**cluster.scheduler.model_dump(), "env": dict(cluster.env)}
-    return ClusterClient(LocalCarrier(state_dir, cluster.env), state_dir, scheduler)
+    return LocalCarrier(state_dir, cluster.env, limit_s)
+
+
+def time_limit_s(cluster: Cluster) -> float:
+    """How long one verb may take: longer than its commands have together, so that it is they who say what is silent."""
+    scheduler = cluster.scheduler
+    return LOCAL_LIMIT_S if scheduler.kind == "local" else scheduler.command_timeout + MARGIN_S
 
 
 def _shaped(cls: type[T], data: Any) -> T:

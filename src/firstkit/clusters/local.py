@@ -49,6 +49,9 @@ class LocalCarrier:
             raise SchedulerSilent(f"'{verb}' gave no answer (exit status {status}): {words}") from None
         return result_of(answer)
 
+    async def close(self) -> None:
+        """Nothing is kept."""
+
     async def _answer(self, verb: str, request: bytes) -> tuple[bytes, bytes, int | None]:
         if self._zipapp is None or not self._zipapp.exists():
             self._zipapp = await asyncio.to_thread(install, self._state_dir)

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 MODULES = ("__init__", "states", "errors", "ids", "clock", "wire")
-GATEWAY_ONLY = ("bodies.py", "gateway_end.py", "private_ca.py")
+GATEWAY_ONLY = ("bodies.py", "entrance.py", "gateway_end.py", "private_ca.py")
 PACKAGES = ("engines", "schedulers", "onsite")
 MAIN = b"import sys\nfrom firstkit.onsite.__main__ import main\nsys.exit(main())\n"
 SHEBANG = b"#!/usr/bin/env python3\n"

@@ -52,7 +52,10 @@ class Address:
 @dataclass(frozen=True)
 class Place:
     """What the pilot gives one replica: its folder (0700, working directory of the engine), cores, GPUs, address, and
-    the random key that guards a port (None for a socket, which the folder guards)."""
+    the random key that guards a port (None for a socket, which the folder guards).
+
+    Not ``is_bound``: how many cores it has is known, their numbers mean nothing.
+    """
 
     folder: str
     cpus: tuple[int, ...]
@@ -60,6 +63,7 @@ class Place:
     address: Address
     key: Optional[str] = None
     key_file: Optional[str] = None
+    is_bound: bool = True
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,7 @@ def _environment(place: Place) -> dict[str, str]:
     env = {"TRANSFORMERS_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
     if place.cpus:
         env["OMP_NUM_THREADS"] = str(len(place.cpus))
-        if not place.gpus:
+        if not place.gpus and place.is_bound:
             env["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, place.cpus))
     return env
 

@@ -15,7 +15,7 @@ from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Respon
 from firstkit import __version__
 from firstkit.auth.permissions import Scope as KeyScope
 from firstkit.errors import ApiError, InvalidRequest, MethodNotAllowed, NotFound
-from firstkit.gateway import accounts, admin, openai
+from firstkit.gateway import accounts, admin, federation, openai
 from firstkit.gateway.guard import error_head_and_body
 from firstkit.gateway.identity import needs
 from firstkit.gateway.state import Gateway
@@ -44,6 +44,7 @@ def build_app(gateway: Gateway) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(Exception, _fault)
     openai.install(app)
+    federation.install(app)
     admin.install(app)
     accounts.install(app)
     _install_docs(app)

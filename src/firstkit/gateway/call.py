@@ -15,6 +15,7 @@ from firstkit.errors import InvalidRequest
 from firstkit.gateway.request import Account, RequestHead
 from firstkit.links.messages import Open
 from firstkit.routing.table import Route
+from firstkit.routing.wish import ANYWHERE, Wish
 
 Body = dict[str, msgspec.Raw]
 T = TypeVar("T")
@@ -44,6 +45,8 @@ CHAT = Api("/v1/chat/completions", "chat", "messages")
 COMPLETIONS = Api("/v1/completions", "completions", "prompt")
 EMBEDDINGS = Api("/v1/embeddings", "embeddings", "input", streams=False)
 APIS = {api.path: api for api in (CHAT, COMPLETIONS, EMBEDDINGS)}
+PINNED = "/v1/clusters/"
+"""Before the name of a cluster, and the rest of a path of APIS: the same, on that cluster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,7 @@ class Call:
     idle_timeout_s: float
     timeout_s: float
     owner: Owner
+    wish: Wish = ANYWHERE
 
     def release_body(self) -> None:
         """Nobody will be sent this request again."""
@@ -235,6 +239,30 @@ def _check_part(part: Any, where: str) -> None:
         url = value.get("url") if isinstance(value, dict) else value
         if not isinstance(url, str) or not url.startswith("data:"):
             raise InvalidRequest(f"'{where}.{key}' must be a data: URL; addresses are not fetched.", param="messages")
+
+
+def unpinned(path: str) -> tuple[str, str | None]:
+    """A path without the cluster that it pins, and that cluster."""
+    if not path.startswith(PINNED):
+        return path, None
+    cluster, _, rest = path[len(PINNED) :].partition("/")
+    return f"/v1/{rest}", cluster
+
+
+def pin(head: RequestHead) -> str | None:
+    """The cluster that a request asks for, by its path or by a header."""
+    by_path, by_header = unpinned(head.path)[1], head.get(b"x-first-cluster")
+    if by_path is not None and by_header is not None and by_path != by_header:
+        raise InvalidRequest(
+            "The header 'x-first-cluster' names another cluster than the path.", param="x-first-cluster"
+        )
+    return by_header if by_path is None else by_path
+
+
+def most_tokens(body: Body) -> int | None:
+    """How many tokens a checked body asks for at most; None where it does not say."""
+    asked = [read(body, field, int, 0) for field in ("max_tokens", "max_completion_tokens") if field in body]
+    return max(asked, default=0) or None
 
 
 def patience(head: RequestHead, usual: Patience) -> Patience:

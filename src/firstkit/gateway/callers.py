@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from firstkit.engines.familiar import FamiliarHead, learn
 from firstkit.errors import ApiError
-from firstkit.gateway.call import Api, Patience, patience
+from firstkit.gateway.call import Api, Patience, patience, pin
 from firstkit.gateway.request import RequestHead, api_key, expects_json
 from firstkit.ids import digest
 
@@ -25,6 +25,8 @@ class Caller:
     knows_chunks: bool
     awaits_go_on: bool
     refusal: ApiError | None = None
+    pin: str | None = None
+    """The cluster that is asked for."""
 
 
 def read_caller(head: RequestHead, api: Api, keeps_alive: bool, usual: Patience) -> Caller:
@@ -41,6 +43,7 @@ def read_caller(head: RequestHead, api: Api, keeps_alive: bool, usual: Patience)
         caller.key_digest = digest(api_key(head))
         expects_json(head)
         caller.patience = patience(head, usual)
+        caller.pin = pin(head)
     except ApiError as refusal:
         caller.refusal = refusal
     return caller

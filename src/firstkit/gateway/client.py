@@ -54,19 +54,23 @@ class Client:
 
     __slots__ = (
         "_gone", "_is_paused", "_source", "_wire", "_write", "has_begun", "is_gone", "is_over", "lines", "request_id",
-        "was_quiet",
+        "was_quiet", "was_slow", "where",
     )  # fmt: skip
 
     def __init__(self, wire: Wire, request_id: str) -> None:
         self.request_id = request_id
         self.lines = b""
         """Header lines of every answer to this client, beside those of its kind."""
+        self.where = b""
+        """The header line that names the cluster where the request was last."""
         self.has_begun = False
         """Whether a body of unknown length is under way: an error cannot be a status any more."""
         self.is_over = False
         self.is_gone = False
         self.was_quiet = True
         """Nothing was written since somebody set this."""
+        self.was_slow = False
+        """The answer had to wait for the client, so that its times are not those of the replica."""
         self._wire = wire
         self._write = wire.transport.write
         self._is_paused = False
@@ -91,7 +95,7 @@ class Client:
 
     def pause(self) -> None:
         """The client reads more slowly than the answer comes."""
-        self._is_paused = True
+        self._is_paused = self.was_slow = True
         if self._source is not None:
             self._source.pause()
 
@@ -208,11 +212,12 @@ class Client:
         wire.answered()
 
     def _head(self, status: int, lines: bytes) -> bytes:
-        return b"%b%b%b%bx-request-id: %b\r\n%b\r\n" % (
+        return b"%b%b%b%b%bx-request-id: %b\r\n%b\r\n" % (
             status_line(status),
             self._wire.common_headers(),
             lines,
             self.lines,
+            self.where,
             self.request_id.encode(),
             b"" if self._wire.keeps_alive else b"connection: close\r\n",
         )

@@ -13,7 +13,17 @@ from firstkit.accounting.limits import KeyLimits, rate_lines
 from firstkit.auth.authenticator import Identity
 from firstkit.auth.permissions import Scope
 from firstkit.errors import ApiError
-from firstkit.gateway.call import APIS, Api, Call, Patience, check_body, parse_body
+from firstkit.gateway.call import (
+    APIS,
+    Api,
+    Body,
+    Call,
+    Patience,
+    check_body,
+    most_tokens,
+    parse_body,
+    unpinned,
+)
 from firstkit.gateway.callers import Caller
 from firstkit.gateway.client import Client
 from firstkit.gateway.request import (
@@ -25,6 +35,8 @@ from firstkit.gateway.request import (
     permit,
 )
 from firstkit.ids import new_request_id
+from firstkit.routing.affinity import SHORTEST, Prefixes
+from firstkit.routing.wish import ANYWHERE, Wish, rounded
 
 if TYPE_CHECKING:
     from firstkit.gateway.state import Gateway
@@ -58,20 +70,22 @@ class HotRoutes:
         self.gateway = gateway
         self.limits = limits
         self.memory = BodyMemory()
+        self._prefixes = Prefixes()
         server = gateway.config.server
         self.patience = Patience(server.hold, server.max_wait)
 
     def api(self, method: str, path: str) -> Api | None:
         """The inference path that a request is for; None: it is not hot."""
-        return APIS.get(path) if method == "POST" else None
+        return APIS.get(unpinned(path)[0]) if method == "POST" else None
 
     def accept(self, request: HotRequest, identity: Identity, body: bytes) -> Call:
-        """The call that a body asks for; raises InvalidRequest, ModelNotFound."""
+        """The call that a body asks for; raises InvalidRequest, ModelNotFound, ClusterNotFound."""
         gateway, api = self.gateway, request.caller.api
         fields = parse_body(body)
         name, stream, wants_usage = check_body(fields, api)
-        model = gateway.canonical(name)
-        gateway.check_capability(model, api)
+        model = gateway.canonical(name, identity)
+        within = gateway.reach.within(identity, model, api, request.caller.pin)
+        is_plain = within is None and gateway.table.pools[model].is_plain
         server = gateway.config.server
         return Call(
             api=api,
@@ -84,7 +98,19 @@ class HotRoutes:
             idle_timeout_s=server.idle_timeout,
             timeout_s=server.total_timeout,
             owner=request,
+            wish=ANYWHERE if is_plain else self._wish(identity, model, api, fields, within),
         )
+
+    def _wish(self, identity: Identity, model: str, api: Api, fields: Body, within: frozenset[str] | None) -> Wish:
+        """What there is to choose by, and no more: for most models nothing has to be read of a body."""
+        pool = self.gateway.table.pools[model]
+        tokens = most_tokens(fields) if pool.ending else None
+        prompt = memoryview(fields[api.required])
+        has_use = len(pool.routes) > 1 and len(prompt) >= SHORTEST
+        prefixes = self._prefixes.of(identity.project_id, prompt) if has_use else ()
+        if within is None and tokens is None and not prefixes:
+            return ANYWHERE
+        return Wish(within, None if tokens is None else rounded(tokens), prefixes)
 
 
 class HotRequest:
@@ -247,6 +273,8 @@ class HotRequest:
             raise self.caller.refusal
         standing = limit(identity, self._routes.limits)
         self._key = identity.key_prefix
+        if self.caller.pin is not None:
+            self._routes.gateway.reach.check_cluster(identity, self.caller.pin)
         self._is_known = True
         if standing is not None:
             self.client.lines = rate_lines(standing)

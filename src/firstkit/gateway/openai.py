@@ -7,10 +7,15 @@ from typing import Any
 from fastapi import APIRouter, FastAPI, Request
 from starlette.responses import JSONResponse
 
+from firstkit.auth.permissions import Identity
 from firstkit.auth.permissions import Scope as KeyScope
+from firstkit.clock import now
+from firstkit.errors import ModelNotFound
 from firstkit.gateway.call import CHAT, COMPLETIONS, EMBEDDINGS, Api
-from firstkit.gateway.identity import needs
+from firstkit.gateway.identity import identity_of, needs
+from firstkit.gateway.schemas import ModelInfo, ModelList
 from firstkit.gateway.state import Gateway
+from firstkit.gateway.views import View, each
 
 router = APIRouter(prefix="/v1", dependencies=[needs(KeyScope.INFERENCE)], tags=["inference"])
 
@@ -37,24 +42,34 @@ def _schema(api: Api, properties: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-_MESSAGES = {"messages": {"type": "array", "minItems": 1, "items": {"type": "object"}}}
-_PROMPT = {"prompt": {"description": "A text, a list of texts, or tokens."}}
-_INPUT = {"input": {"description": "A text, a list of texts, or tokens."}}
+def _pinning(schema: dict[str, Any]) -> dict[str, Any]:
+    """The same for a path that names the cluster that shall answer."""
+    about = "A cluster of GET /v1/clusters: no other answers."
+    cluster = {"name": "cluster", "in": "path", "required": True, "description": about, "schema": {"type": "string"}}
+    return {**schema, "parameters": [cluster]}
 
 
-@router.post("/chat/completions", openapi_extra=_schema(CHAT, _MESSAGES))
+_CHAT = _schema(CHAT, {"messages": {"type": "array", "minItems": 1, "items": {"type": "object"}}})
+_COMPLETIONS = _schema(COMPLETIONS, {"prompt": {"description": "A text, a list of texts, or tokens."}})
+_EMBEDDINGS = _schema(EMBEDDINGS, {"input": {"description": "A text, a list of texts, or tokens."}})
+
+
+@router.post("/chat/completions", openapi_extra=_CHAT)
+@router.post("/clusters/{cluster}/chat/completions", openapi_extra=_pinning(_CHAT))
 async def chat_completions() -> JSONResponse:
     """Answer a conversation, streamed or not."""
     raise NotHere
 
 
-@router.post("/completions", openapi_extra=_schema(COMPLETIONS, _PROMPT))
+@router.post("/completions", openapi_extra=_COMPLETIONS)
+@router.post("/clusters/{cluster}/completions", openapi_extra=_pinning(_COMPLETIONS))
 async def completions() -> JSONResponse:
     """Continue a text, streamed or not."""
     raise NotHere
 
 
-@router.post("/embeddings", openapi_extra=_schema(EMBEDDINGS, _INPUT))
+@router.post("/embeddings", openapi_extra=_EMBEDDINGS)
+@router.post("/clusters/{cluster}/embeddings", openapi_extra=_pinning(_EMBEDDINGS))
 async def embeddings() -> JSONResponse:
     """Vectors of texts."""
     raise NotHere
@@ -65,52 +80,54 @@ class NotHere(Exception):
 
 
 @router.get("/models")
-async def list_models(request: Request) -> JSONResponse:
+async def list_models(request: Request) -> ModelList:
     """All models that you may use, with what FIRST knows of them under ``first``."""
-    gateway: Gateway = request.app.state.gateway
-    return JSONResponse({"object": "list", "data": [_model(gateway, name) for name in gateway.config.models]})
+    gateway, identity = _gateway(request), identity_of(request)
+    return await _list(gateway, identity, gateway.clusters_for(identity))
 
 
 @router.get("/models/{model_id:path}")
-async def retrieve_model(request: Request, model_id: str) -> JSONResponse:
+async def retrieve_model(request: Request, model_id: str) -> ModelInfo:
     """One model, by its name or an alias."""
+    gateway, identity = _gateway(request), identity_of(request)
+    return _retrieve(gateway, identity, gateway.clusters_for(identity), model_id)
+
+
+@router.get("/clusters/{cluster}/models")
+async def list_models_of_cluster(request: Request, cluster: str) -> ModelList:
+    """The models of one cluster: what clients list whose base URL pins it."""
+    gateway, identity = _gateway(request), identity_of(request)
+    return await _list(gateway, identity, _pinned(gateway, identity, cluster))
+
+
+@router.get("/clusters/{cluster}/models/{model_id:path}")
+async def retrieve_model_of_cluster(request: Request, cluster: str, model_id: str) -> ModelInfo:
+    """One model of one cluster, by its name or an alias."""
+    gateway, identity = _gateway(request), identity_of(request)
+    return _retrieve(gateway, identity, _pinned(gateway, identity, cluster), model_id)
+
+
+async def _list(gateway: Gateway, identity: Identity, within: frozenset[str] | None) -> ModelList:
+    view = View(gateway, within, now(), is_operator=False)
+    visible = [name for name in gateway.visible_models(identity) if view.clusters_of(name)]
+    return ModelList(data=await each(visible, view.model_info))
+
+
+def _retrieve(gateway: Gateway, identity: Identity, within: frozenset[str] | None, name: str) -> ModelInfo:
+    """Raises ModelNotFound, also for a model that is on none of these clusters."""
+    view = View(gateway, within, now(), is_operator=False)
+    model = gateway.canonical(name, identity)
+    if not view.clusters_of(model):
+        raise ModelNotFound(f"The model '{name[:200]}' is not on this cluster.")
+    return view.model_info(model)
+
+
+def _pinned(gateway: Gateway, identity: Identity, cluster: str) -> frozenset[str]:
+    """The one cluster, when it may be used; raises ClusterNotFound."""
+    gateway.reach.check_cluster(identity, cluster)
+    return frozenset((cluster,))
+
+
+def _gateway(request: Request) -> Gateway:
     gateway: Gateway = request.app.state.gateway
-    return JSONResponse(_model(gateway, gateway.canonical(model_id)))
-
-
-def _model(gateway: Gateway, name: str) -> dict[str, Any]:
-    outlook = gateway.forecasts.outlook(name)
-    ready = gateway.table.pools[name].ready
-    return {
-        "id": name,
-        "object": "model",
-        "created": int(gateway.started_at.timestamp()),
-        "owned_by": "first",
-        "first": {
-            "status": outlook.status.value,
-            "eta_s": outlook.eta_left_s,
-            "reason": outlook.reason,
-            "clusters": _clusters(gateway, name),
-            "replicas_ready": len(ready),
-            "context_length": gateway.context_length(name),
-            "capabilities": sorted(gateway.capabilities(name)),
-            "aliases": list(gateway.config.models[name].aliases),
-            "description": gateway.config.models[name].description,
-        },
-    }
-
-
-def _clusters(gateway: Gateway, name: str) -> list[dict[str, Any]]:
-    outlooks = gateway.forecasts.clusters(name)
-    rows = []
-    for deployment in gateway.config.models[name].deployments:
-        outlook = outlooks.get(deployment.cluster)
-        rows.append(
-            {
-                "name": deployment.cluster,
-                "status": outlook.status.value if outlook else "offline",
-                "eta_s": outlook.eta_left_s if outlook else None,
-                "reason": outlook.reason if outlook else "",
-            }
-        )
-    return rows
+    return gateway

@@ -6,19 +6,23 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Callable
+import ssl
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from firstkit import metrics
 from firstkit.errors import CallFailed, LinkLost, StoreUnavailable
+from firstkit.gateway.dialling import Dialler
 from firstkit.gateway.waiting import WaitingRoom
-from firstkit.links.gateway_end import GatewayLink, listen_tunnel
-from firstkit.links.messages import Hello, PilotReport, ReplicaReport
+from firstkit.links.entrance import HELLO_S, Entrance
+from firstkit.links.gateway_end import GatewayLink
+from firstkit.links.messages import Hello, PilotReport, Refusal, ReplicaReport
 from firstkit.routing.table import Route
 from firstkit.states import ReplicaState
 from firstkit.store.database import Database
 from firstkit.store.jobs import ReplicaRow, admit_pilot, replicas_of
+from firstkit.store.links import is_over
 from firstkit.wire import to_dict
 
 if TYPE_CHECKING:
@@ -40,48 +44,80 @@ class Pilots:
         self.db = db
         self.room = room
         self.on_change = on_change
+        self.entrance = Entrance(self)
         self.reports: dict[str, PilotReport] = {}
         self._links: dict[str, GatewayLink] = {}
         self._rows: dict[str, ReplicaRow] = {}
         self._routes: dict[str, dict[str, Route]] = {}
-        self._reading: set[asyncio.Task[None]] = set()
+        self._reading: dict[str, asyncio.Task[None]] = {}
+        self._unread: set[str] = set()
         self._server: asyncio.Server | None = None
 
     async def listen(self, path: Path) -> None:
         """Open the UNIX socket that pilots on this host dial."""
         path.unlink(missing_ok=True)
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_unix_server(lambda: GatewayLink(self), str(path), backlog=1024)
+        self._server = await loop.create_unix_server(self.entrance.arrive, str(path), backlog=1024)
         os.chmod(path, 0o600)
 
     async def listen_tls(self, listener: socket.socket, ca: PrivateCa) -> None:
         """Open the port that pilots elsewhere dial, and keep its certificate fresh; returns only when cancelled."""
         context = ca.server_context()
-        server = await listen_tunnel(lambda: GatewayLink(self), listener, context)
+        server = await self.entrance.listen(listener, context, HELLO_S)
         try:
-            while True:
-                await asyncio.sleep(REFRESH_S)
-                ca.refresh(context)
+            await _keep_fresh(ca, context)
         finally:
             server.close()
+
+    async def dial(self, clusters: Collection[str], ca: PrivateCa) -> None:
+        """Dial the pilots of these clusters as they come; returns only when cancelled."""
+        from firstkit.links.private_ca import job_name
+
+        context = ca.client_context()
+        dialling = asyncio.ensure_future(Dialler(self.db, self.entrance, context, job_name, clusters).run())
+        try:
+            await _keep_fresh(ca, context)
+        finally:
+            dialling.cancel()
 
     async def close(self) -> None:
         if self._server is not None:
             self._server.close()
-        for link in list(self._links.values()):
-            link.close()
+        self.entrance.close()
 
-    async def admit(self, hello: Hello) -> str | None:
-        """Whether the pilot that says ``hello`` is the one of its job; the reason where it is not."""
+    # -- the owner of links ------------------------------------------------------------------------------------
+
+    async def admit(self, hello: Hello) -> Refusal | None:
+        """None when the pilot that says ``hello`` is the one of its job."""
         try:
-            refusal = await admit_pilot(self.db, hello.job_id, hello.secret, hello.token)
+            reason = await admit_pilot(self.db, hello.job_id, hello.secret, hello.token)
+            if reason is None:
+                await self._read_rows(hello.job_id)
+                return None
+            code = "over" if await self._is_over(hello.job_id) else "refused"
         except StoreUnavailable:
-            return "the database is not answering; try again"
-        if refusal is None:
-            await self._read_rows(hello.job_id)
-        else:
-            logger.warning("a pilot was refused: %s", refusal, extra={"action": "refuse_pilot", "job_id": hello.job_id})
-        return refusal
+            return Refusal("refused", "the database is not answering; try again")
+        logger.warning("a pilot was refused: %s", reason, extra={"action": "refuse_pilot", "job_id": hello.job_id})
+        return Refusal(code, reason)
+
+    def on_up(self, link: GatewayLink) -> None:
+        """What a link serves comes with its report; after a while without a connection, it is known."""
+        if self._links.get(link.job_id) is not link:
+            return
+        logger.info("a link is up again", extra={"action": "link_up", "job_id": link.job_id})
+        routes = self._routes.get(link.job_id, {}).values()
+        for route in routes:
+            self.room.table.add(route)
+        for model in {route.model for route in routes}:
+            self.room.pump(model)
+
+    def on_down(self, link: GatewayLink) -> None:
+        """Nothing new goes there; what is under way may come back with the link."""
+        if self._links.get(link.job_id) is not link:
+            return
+        logger.warning("a link is down", extra={"action": "link_down", "job_id": link.job_id})
+        for route in self._routes.get(link.job_id, {}).values():
+            self.room.table.remove(route)
 
     def on_report(self, link: GatewayLink, report: PilotReport) -> None:
         job_id = report.job_id
@@ -91,7 +127,7 @@ class Pilots:
         self._links[job_id] = link
         self.reports[job_id] = report
         if any(replica.replica_id not in self._rows for replica in report.replicas):
-            self._later(self._read_rows_and_apply(job_id))
+            self._read_soon(job_id)
         self._apply(link, report)
 
     def on_lost(self, link: GatewayLink) -> None:
@@ -102,7 +138,7 @@ class Pilots:
         for route in self._routes.pop(link.job_id, {}).values():
             self.room.table.remove(route)
         self._rows = {replica_id: row for replica_id, row in self._rows.items() if row.job_id != link.job_id}
-        logger.warning("a link is down", extra={"action": "link_down", "job_id": link.job_id})
+        logger.warning("a link is gone", extra={"action": "link_lost", "job_id": link.job_id})
         self.on_change(link.job_id)
 
     async def call(self, job_id: str, verb: str, args: dict[str, Any]) -> Any:
@@ -150,6 +186,8 @@ class Pilots:
             row = self._rows.get(replica.replica_id)
             if row is not None and row.job_id == report.job_id:
                 self._apply_one(link, replica, row, routes)
+        for route in routes.values():
+            route.ends_at = report.ends_at
         self.on_change(report.job_id)
         for model in {route.model for route in routes.values()}:
             self.room.pump(model)
@@ -176,17 +214,32 @@ class Pilots:
             for row in await replicas_of(conn, job_id):
                 self._rows[row.id] = row
 
+    async def _is_over(self, job_id: str) -> bool:
+        async with self.db.read() as conn:
+            return await is_over(conn, job_id)
+
+    def _read_soon(self, job_id: str) -> None:
+        """Look up the replicas of a job: one look at a time, however often its pilot reports what nobody knows."""
+        self._unread.add(job_id)
+        if job_id not in self._reading:
+            self._reading[job_id] = asyncio.ensure_future(self._read_rows_and_apply(job_id))
+
     async def _read_rows_and_apply(self, job_id: str) -> None:
         try:
-            await self._read_rows(job_id)
+            while job_id in self._unread:
+                self._unread.discard(job_id)
+                await self._read_rows(job_id)
+                link, report = self._links.get(job_id), self.reports.get(job_id)
+                if link is not None and report is not None:
+                    self._apply(link, report)
         except StoreUnavailable:
             logger.warning("replicas of a job cannot be read now", extra={"action": "read_replicas", "job_id": job_id})
-            return
-        link, report = self._links.get(job_id), self.reports.get(job_id)
-        if link is not None and report is not None:
-            self._apply(link, report)
+        finally:
+            del self._reading[job_id]
 
-    def _later(self, work: Any) -> None:
-        task = asyncio.ensure_future(work)
-        self._reading.add(task)
-        task.add_done_callback(self._reading.discard)
+
+async def _keep_fresh(ca: PrivateCa, context: ssl.SSLContext) -> None:
+    """Renew the gateway's certificate in time; returns only when cancelled."""
+    while True:
+        await asyncio.sleep(REFRESH_S)
+        ca.refresh(context)

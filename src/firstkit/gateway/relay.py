@@ -80,14 +80,14 @@ class Passage:
 
     def begin(self) -> None:
         """Take a route or stand in line."""
-        model = self._call.model
-        route = self._relay.room.take(model)
+        model, wish = self._call.model, self._call.wish
+        route = self._relay.room.take(model, wish)
         if route is not None:
             self._attempt(route)
             return
-        if self._call.patience.fails_when_cold and not self._relay.room.table.pools[model].ready:
-            raise self._relay.forecasts.not_ready(model)
-        ticket = self._relay.room.join(model)
+        if self._call.patience.fails_when_cold and not self._relay.room.table.pools[model].live(wish.within):
+            raise self._relay.forecasts.not_ready(model, wish.within)
+        ticket = self._relay.room.join(model, wish)
         task = asyncio.get_running_loop().create_task(self._wait(ticket))
         self._relay.waiting.add(task)
         task.add_done_callback(self._relay.waiting.discard)
@@ -127,14 +127,14 @@ class Passage:
         while not ticket.route.done():
             left = deadline - monotonic()
             if left <= 0:
-                raise self._relay.forecasts.not_ready(call.model)
+                raise self._relay.forecasts.not_ready(call.model, call.wish.within)
             wait_s = min(left, self._silence_left(COMMENT_EVERY_S)) if call.stream else left
             await asyncio.wait(news, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
             if client.is_over:
                 raise ClientGone
             if call.stream and self._silence_left(0.0) == 0.0 and not ticket.route.done():
                 position = self._relay.room.position(call.model, ticket)
-                client.comment(self._relay.forecasts.sentence(call.model, position))
+                client.comment(self._relay.forecasts.sentence(call.model, position, call.wish.within))
         return ticket.route.result()
 
     def _silence_left(self, every_s: float) -> float:
@@ -156,12 +156,13 @@ class Passage:
         """Send the request to ``route``; raises StoreUnavailable when nobody can note that, and then it is not sent."""
         call = self._call
         self._route = route
+        self._client.where = route.where
         try:
             if not call.account.is_open:
                 self._queue_s = monotonic() - self._arrived
                 call.account.open(self._relay.spool)
         except StoreUnavailable:
-            self._relay.room.give_back(route)
+            self._relay.room.give_back(route, wish=call.wish)
             raise
         if call.stream:
             silence_s = self._silence_left(KEEPALIVE_EVERY_S)
@@ -226,9 +227,11 @@ class Passage:
         if self._speaking is not None:
             self._speaking.cancel()
         REQUESTS.bytes_down += self._relayed
-        room.give_back(route, tail.outcome)
+        if tail.outcome is Outcome.COMPLETE and not self._client.was_slow:
+            room.measure(route, tail)
+        room.give_back(route, tail.outcome, self._call.wish)
         if tail.outcome is not Outcome.COMPLETE and self._may_go_elsewhere(tail):
-            other = room.take_another(self._call.model, route)
+            other = room.take_another(self._call.model, route, self._call.wish)
             if other is not None:
                 self._try(other)
                 return

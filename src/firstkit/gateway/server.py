@@ -117,6 +117,9 @@ class Process:
         background = [asyncio.ensure_future(work) for work in (_turn_over(spool), _measure_lag(), self._tell_demand())]
         if tunnel is not None:
             background.append(asyncio.ensure_future(gateway.pilots.listen_tls(tunnel, private_ca(server.state_dir))))
+        direct = [name for name, cluster in self.config.clusters.items() if cluster.link.kind == "direct"]
+        if direct:
+            background.append(asyncio.ensure_future(gateway.pilots.dial(direct, private_ca(server.state_dir))))
         try:
             await self._serve(gateway, listener)
         finally:
@@ -197,7 +200,7 @@ class Process:
 
     def _on_message(self, message: dict[str, Any]) -> None:
         if message.get("kind") == "forecast":
-            self.gateway.forecasts.hear(message["models"])
+            self.gateway.forecasts.hear(message["models"], message.get("clusters", {}))
             for model, data in message["models"].items():
                 if data.get("forecast_error_s") is not None:
                     metrics.FORECAST_ERROR.labels(model).set(data["forecast_error_s"])

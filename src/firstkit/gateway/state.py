@@ -9,15 +9,17 @@ from firstkit.auth.authenticator import Authenticator, Identity
 from firstkit.config import Config, ResolvedDeployment
 from firstkit.engines.http import EngineClient
 from firstkit.engines.registry import engine_of, external_target
-from firstkit.errors import InvalidRequest, ModelNotFound
-from firstkit.gateway.call import APIS, Api
+from firstkit.errors import ModelNotFound
+from firstkit.gateway.closures import Closures
 from firstkit.gateway.forecast import Forecasts
 from firstkit.gateway.pilots import Pilots
+from firstkit.gateway.reach import Reach
 from firstkit.gateway.relay import Relay
 from firstkit.gateway.request import RequestHead, identify
 from firstkit.gateway.waiting import WaitingRoom
 from firstkit.routing.table import Route, RoutingTable
 from firstkit.states import ReplicaState
+from firstkit.store.clusters import Drained
 from firstkit.store.database import Database
 from firstkit.store.wake import WakeServer
 
@@ -36,32 +38,37 @@ class Gateway:
     relay: Relay
     wake: WakeServer
     started_at: datetime
-    _capabilities: dict[str, frozenset[str]] = field(init=False)
+    reach: Reach = field(init=False)
+    closures: Closures = field(init=False)
 
     def __post_init__(self) -> None:
-        self._capabilities = _capabilities(self.config)
+        self.reach = Reach(self.config)
+        self.closures = Closures(self.config, self.room)
+        self.forecasts.deployed = self.reach.deployments
 
-    def canonical(self, name: str) -> str:
-        """The canonical name of a model; raises ModelNotFound, also for models that the caller may not see."""
+    def canonical(self, name: str, identity: Identity | None = None) -> str:
+        """The canonical name of a model; raises ModelNotFound, also for models that ``identity`` may not see."""
         model = self.table.aliases.get(name)
-        if model is None:
+        if model is None or not (identity is None or self.reach.is_open or self.reach.sees(identity, model)):
             raise ModelNotFound(f"The model '{name[:200]}' does not exist or you do not have access to it.")
         return model
 
+    def clusters_for(self, identity: Identity) -> frozenset[str] | None:
+        """The clusters that ``identity`` may use; None: all."""
+        return self.reach.clusters_for(identity)
+
+    def visible_models(self, identity: Identity) -> list[str]:
+        """The canonical names of the models that ``identity`` may see, in the order of the configuration."""
+        return [model for model in self.config.models if self.reach.sees(identity, model)]
+
     def capabilities(self, model: str) -> frozenset[str]:
         """What a model can answer on any of its deployments."""
-        return self._capabilities[model]
+        return self.reach.capabilities(model)
 
-    def check_capability(self, model: str, api: Api) -> None:
-        """Raise InvalidRequest, naming what it does serve, unless ``model`` serves ``api``."""
-        can = self._capabilities[model]
-        if api.capability not in can:
-            other = ", ".join(sorted(other.path for other in APIS.values() if other.capability in can)) or "none"
-            raise InvalidRequest(
-                f"The model '{model}' does not serve {api.path}; it serves: {other}.",
-                param="model",
-                code="unsupported_endpoint",
-            )
+    @property
+    def drained(self) -> dict[str, Drained]:
+        """The clusters that an operator drained, as of the last look at the store."""
+        return self.closures.drained
 
     def context_length(self, model: str) -> int | None:
         """Longest context of a ready replica; None where none is known."""
@@ -74,15 +81,6 @@ class Gateway:
 def names(config: Config) -> dict[str, str]:
     """Every name that clients may use -> the canonical name of the model."""
     return {name: model for model, entry in config.models.items() for name in (model, *entry.aliases)}
-
-
-def _capabilities(config: Config) -> dict[str, frozenset[str]]:
-    """By model: read once, since taking all deployments apart takes longer than a request may."""
-    can: dict[str, frozenset[str]] = {}
-    for deployment in config.deployments():
-        known = engine_of(deployment.engine.kind).capabilities(deployment.replica_spec(""))
-        can[deployment.model] = can.get(deployment.model, frozenset()) | known
-    return can
 
 
 def external_route(deployment: ResolvedDeployment) -> Route:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Hashable
+from typing import Any, cast
 
 from firstkit import metrics
 from firstkit.clock import monotonic
 from firstkit.errors import Overloaded, ReplicasFailing
-from firstkit.links.messages import Outcome
+from firstkit.links.messages import Outcome, Tail
 from firstkit.routing.admission import Line
 from firstkit.routing.breaker import FIRST_WAIT_S, Circuit
-from firstkit.routing.table import Pool, Route, RoutingTable
+from firstkit.routing.table import Route, RoutingTable
+from firstkit.routing.wish import ANYWHERE, Kind, Wish
 
 logger = logging.getLogger("firstkit.gateway")
 OVERLOAD_RETRY_S = 5.0
@@ -22,46 +23,70 @@ OVERLOAD_RETRY_S = 5.0
 class Ticket:
     """A place in the line of one model; ``route`` is done when it is this request's turn."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, wish: Wish = ANYWHERE) -> None:
         self.route: asyncio.Future[Route] = asyncio.get_running_loop().create_future()
-        self.pool = pool
+        self.wish = wish
+
+
+class Use:
+    """What requests that may go to the same clusters make of a model."""
+
+    __slots__ = ("in_flight", "last_at")
+
+    def __init__(self) -> None:
+        self.in_flight = 0
+        self.last_at: float | None = None
 
 
 class WaitingRoom:
-    """Lines of waiting requests by model. First come, first served, at most ``max_waiting`` a model."""
+    """Lines of waiting requests by model. First come, first served among those whom the same replicas may serve, at
+    most ``max_waiting`` a model."""
 
     def __init__(self, table: RoutingTable, max_waiting: int, on_demand: Callable[[bool], None]) -> None:
-        """``on_demand(urgent)`` is called when the demand changed; urgent: a model got its first waiting request."""
+        """``on_demand(urgent)`` is called when the demand changed; urgent: a model got its first waiting request, or
+        its first of a kind."""
         self.table = table
         self._max_waiting = max_waiting
         self._on_demand = on_demand
         self._lines: dict[str, Line[Ticket]] = {}
-        self._last_used: dict[str, float] = {}
+        self._uses: dict[tuple[str, frozenset[str] | None], Use] = {(model, None): Use() for model in table.pools}
 
-    def take(self, model: str) -> Route | None:
-        """A route at once, if one has room and nobody waits before us."""
+    def take(self, model: str, wish: Wish = ANYWHERE) -> Route | None:
+        """A route at once, if one has room and nobody waits before us who could have it."""
         pool = self.table.pools[model]
         pool.retries.earn()
-        route = None if self._lines.get(model) else pool.take()
+        if line := self._lines.get(model):
+            self.pump(model)
+            if line.count(wish.kind):
+                return None
+        route = pool.take(wish)
         if route is not None:
-            self._touch(model)
+            use = self._uses.get((model, wish.within)) or self._use(model, wish)
+            use.in_flight += 1
+            use.last_at = monotonic()
+            self._on_demand(False)
         return route
 
-    def take_another(self, model: str, failed: Route) -> Route | None:
-        """A route for a request that ``failed`` could not begin to answer; None: none has room, or the budget of
-        retries is spent."""
+    def take_another(self, model: str, failed: Route, wish: Wish = ANYWHERE) -> Route | None:
+        """A route for a request that ``failed`` could not begin to answer, on another cluster if there is one; None:
+        none has room, or the budget of retries is spent."""
         pool = self.table.pools[model]
-        return pool.take(failed) if pool.others_have_room(failed) and pool.retries.spend() else None
+        if not pool.others_have_room(failed, wish) or not pool.retries.spend():
+            return None
+        route = pool.take(wish, avoid=failed)
+        if route is not None:
+            self._came(model, wish)
+        return route
 
-    def join(self, model: str) -> Ticket:
+    def join(self, model: str, wish: Wish = ANYWHERE) -> Ticket:
         """Stand in line; raises Overloaded when the line is full, ReplicasFailing where waiting would help nobody."""
-        if self.table.pools[model].is_failing:
+        if self.table.pools[model].is_failing(wish.within):
             raise ReplicasFailing(retry_after_s=FIRST_WAIT_S)
         line = self._lines.setdefault(model, Line(self._max_waiting))
-        ticket = Ticket(self.table.pools[model])
-        if not line.join(ticket):
+        ticket = Ticket(wish)
+        if not line.join(ticket, wish.kind):
             raise Overloaded(retry_after_s=OVERLOAD_RETRY_S)
-        self._on_demand(len(line) == 1)
+        self._on_demand(line.count(wish.kind) == 1)
         return ticket
 
     def leave(self, model: str, ticket: Ticket) -> None:
@@ -69,15 +94,23 @@ class WaitingRoom:
         line = self._lines[model]
         line.leave(ticket)
         if ticket.route.done() and not ticket.route.cancelled() and ticket.route.exception() is None:
-            self.give_back(ticket.route.result())
-        self._touch(model)
+            self.give_back(ticket.route.result(), wish=ticket.wish)
+        self._touch(self._use(model, ticket.wish))
 
-    def give_back(self, route: Route, outcome: Outcome = Outcome.CANCELLED) -> None:
+    def give_back(self, route: Route, outcome: Outcome = Outcome.CANCELLED, wish: Wish = ANYWHERE) -> None:
         """A request at ``route`` ended so; the next in line gets the room."""
         self._judge(route, outcome)
         self.table.pools[route.model].give_back(route)
-        self._touch(route.model)
-        self.pump(route.model)
+        use = self._uses.get((route.model, wish.within)) or self._use(route.model, wish)
+        use.in_flight -= 1
+        use.last_at = monotonic()
+        self._on_demand(False)
+        if self._lines.get(route.model):
+            self.pump(route.model)
+
+    def measure(self, route: Route, tail: Tail) -> None:
+        """``route`` gave an answer whole, and nobody but itself was slow."""
+        self.table.pools[route.model].measure(route, tail)
 
     def _judge(self, route: Route, outcome: Outcome) -> None:
         if outcome in (Outcome.COMPLETE, Outcome.REJECTED):
@@ -100,12 +133,16 @@ class WaitingRoom:
         self.pump(route.model)
 
     def _send_away(self, model: str) -> None:
-        """Tell those in line when nobody is left who could serve them soon."""
-        line = self._lines.get(model)
-        while line and self.table.pools[model].is_failing:
-            ticket = line.next()
-            if not ticket.route.done():
-                ticket.route.set_exception(ReplicasFailing(retry_after_s=FIRST_WAIT_S))
+        """Tell those in line of whom nobody is left who could serve them soon."""
+        line, pool = self._lines.get(model), self.table.pools[model]
+        while line:
+            hopeless = [ticket for ticket in line.heads() if pool.is_failing(ticket.wish.within)]
+            if not hopeless:
+                return
+            for ticket in hopeless:
+                line.leave(ticket)
+                if not ticket.route.done():
+                    ticket.route.set_exception(ReplicasFailing(retry_after_s=FIRST_WAIT_S))
 
     def vouch(self, route: Route) -> None:
         """A replica that was being tried has begun to answer well."""
@@ -117,17 +154,41 @@ class WaitingRoom:
     def pump(self, model: str) -> None:
         """Hand out room to those who wait, in order."""
         line = self._lines.get(model)
-        while line and (route := self.table.pools[model].take()) is not None:
-            ticket = line.next()
-            ticket.route.set_result(route)
+        while line and self._serve_one(model, line):
+            pass
+
+    def _serve_one(self, model: str, line: Line[Ticket]) -> bool:
+        """Whether there was one in line for whom there was room."""
+        pool = self.table.pools[model]
+        for ticket in line.heads():
+            route = pool.take(ticket.wish)
+            if route is not None:
+                line.leave(ticket)
+                self._came(model, ticket.wish)
+                ticket.route.set_result(route)
+                return True
+        return False
+
+    def pump_all(self) -> None:
+        """The same for all models: clusters were opened, or time went by."""
+        for model, line in self._lines.items():
+            if line:
+                self.pump(model)
 
     def waiting(self, model: str) -> int:
         line = self._lines.get(model)
         return len(line) if line is not None else 0
 
     def position(self, model: str, ticket: Ticket) -> int:
-        """1 for the next in line; 0 when it is no longer in line."""
-        return self._lines[model].position(ticket)
+        """1 for the next in line; 0 when it is no longer in line. Those who wait for other clusters are not before
+        it."""
+        within = ticket.wish.within
+
+        def is_rival(kind: Hashable) -> bool:
+            other = cast(Kind, kind)[0]
+            return within is None or other is None or bool(within & other)
+
+        return self._lines[model].position(ticket, is_rival)
 
     def count(self) -> None:
         """Bring the gauges up to date; for whoever is about to show them."""
@@ -135,15 +196,51 @@ class WaitingRoom:
             metrics.WAITING.labels(model).set(self.waiting(model))
             metrics.IN_FLIGHT.labels(model).set(pool.in_flight)
 
-    def demand(self) -> dict[str, Any]:
-        """What the controller is told: by model waiting, in_flight, idle_s."""
-        return {model: self._demand_of(model, pool) for model, pool in self.table.pools.items()}
+    def demand(self) -> dict[str, list[dict[str, Any]]]:
+        """What the controller is told: by model an entry for each set of clusters that requests may go to, with
+        ``clusters`` (None: all), ``waiting``, ``in_flight``, ``idle_s``. Together they are all requests of a model."""
+        waiting = {
+            (model, within): count
+            for model, line in self._lines.items()
+            for within, count in _by_clusters(line).items()
+        }
+        found: dict[str, list[dict[str, Any]]] = {model: [] for model in self.table.pools}
+        for key in {**self._uses, **waiting}:
+            model, within = key
+            found.setdefault(model, []).append(_demand_of(within, waiting.get(key, 0), self._uses.get(key)))
+        return found
 
-    def _demand_of(self, model: str, pool: Pool) -> dict[str, Any]:
-        last = self._last_used.get(model)
-        idle_s = None if last is None else monotonic() - last
-        return {"waiting": self.waiting(model), "in_flight": pool.in_flight, "idle_s": idle_s}
+    def _came(self, model: str, wish: Wish) -> None:
+        """A request got a route."""
+        use = self._use(model, wish)
+        use.in_flight += 1
+        self._touch(use)
 
-    def _touch(self, model: str) -> None:
-        self._last_used[model] = monotonic()
+    def _use(self, model: str, wish: Wish) -> Use:
+        use = self._uses.get((model, wish.within))
+        if use is None:
+            use = self._uses[model, wish.within] = Use()
+        return use
+
+    def _touch(self, use: Use) -> None:
+        use.last_at = monotonic()
         self._on_demand(False)
+
+
+def _by_clusters(line: Line[Ticket]) -> dict[frozenset[str] | None, int]:
+    """How many wait in a line, by the clusters that they may go to."""
+    counts: dict[frozenset[str] | None, int] = {}
+    for kind, count in line.counts().items():
+        within = cast(Kind, kind)[0]
+        counts[within] = counts.get(within, 0) + count
+    return counts
+
+
+def _demand_of(within: frozenset[str] | None, waiting: int, use: Use | None) -> dict[str, Any]:
+    last_at = None if use is None else use.last_at
+    return {
+        "clusters": None if within is None else sorted(within),
+        "waiting": waiting,
+        "in_flight": 0 if use is None else use.in_flight,
+        "idle_s": None if last_at is None else monotonic() - last_at,
+    }

@@ -86,10 +86,7 @@ OnFrame = Callable[["FrameType", int, bytes], None]
 
 
 class Decoder:
-    """Bytes in, in pieces of any size; whole frames out. Keeps less than one frame between two calls.
-
-    ``max_payload`` may be lower than the protocol's own limit, for a peer that is not trusted yet, and be raised later.
-    """
+    """Bytes in, in pieces of any size; whole frames out. Keeps less than one frame between two calls."""
 
     def __init__(self, max_payload: int = MAX_PAYLOAD) -> None:
         self.max_payload = max_payload
@@ -126,7 +123,7 @@ class Decoder:
                         stream.on_window()
                     position = stop + _HEADER_BYTES
                     continue
-            kind, size = self._read_word(word)
+            kind, size = _read_word(word, most)
             stop = position + size
             if stop > end:
                 self._needed = _HEADER_BYTES + size
@@ -148,7 +145,7 @@ class Decoder:
                 return len(data) + 1
             start = stop
             number, word = _unpack(rest)
-            kind, size = self._read_word(word)
+            kind, size = _read_word(word, self.max_payload)
             if len(rest) == _HEADER_BYTES + size:
                 break
             self._needed = _HEADER_BYTES + size
@@ -156,14 +153,26 @@ class Decoder:
         on_frame(kind, number, bytes(memoryview(rest)[_HEADER_BYTES:]))
         return start
 
-    def _read_word(self, word: int) -> tuple[FrameType, int]:
-        """Type and length in the second half of a header."""
-        kind, size = _TYPES.get(word >> 24), word & 0xFFFFFF
-        if kind is None:
-            raise FrameError(f"a frame of the unknown type {word >> 24}")
-        if size > self.max_payload:
-            raise FrameError(f"a {kind.name} of {size} bytes: at most {self.max_payload} are allowed here")
-        return kind, size
+
+def first_frame(data: bytes, max_payload: int) -> Optional[tuple[FrameType, int, bytes, bytes]]:
+    """The frame at the beginning of ``data``, and what follows it; None when it is not whole yet. Raises FrameError as
+    a decoder does. It is for hellos: what follows them belongs to a session, which has a decoder of its own."""
+    if len(data) < _HEADER_BYTES:
+        return None
+    number, word = _unpack(data)
+    kind, size = _read_word(word, max_payload)
+    stop = _HEADER_BYTES + size
+    return None if len(data) < stop else (kind, number, data[_HEADER_BYTES:stop], data[stop:])
+
+
+def _read_word(word: int, most: int) -> tuple[FrameType, int]:
+    """Type and length in the second half of a header, when they are allowed."""
+    kind, size = _TYPES.get(word >> 24), word & 0xFFFFFF
+    if kind is None:
+        raise FrameError(f"a frame of the unknown type {word >> 24}")
+    if size > most:
+        raise FrameError(f"a {kind.name} of {size} bytes: at most {most} are allowed here")
+    return kind, size
 
 
 class Outbox:

@@ -11,17 +11,14 @@ import functools
 import logging
 import math
 import re
-import socket
-import ssl
 from collections.abc import Callable
 from typing import Any, Optional, Protocol
 
 import msgspec
 
-from firstkit import __version__
-from firstkit.errors import CallFailed, FirstError, LinkLost
+from firstkit.errors import CallFailed, LinkLost
 from firstkit.links.bodies import Bodies
-from firstkit.links.connection import LINGER_S, PING_S, SILENCE_S, Connection, read_message
+from firstkit.links.connection import PING_S, SILENCE_S, Connection, read_message
 from firstkit.links.frames import (
     ACKNOWLEDGED_BYTES,
     LIMIT_BYTES,
@@ -33,7 +30,6 @@ from firstkit.links.frames import (
     Streams,
 )
 from firstkit.links.messages import (
-    PROTOCOL,
     Call,
     Exchange,
     Head,
@@ -46,54 +42,42 @@ from firstkit.links.messages import (
     Sink,
     Tail,
     Usage,
-    speaks,
 )
 from firstkit.wire import WireError, encode, from_dict
 
 logger = logging.getLogger(__name__)
 
-MAX_HELLO = 4096
-"""Longest payload of a peer that was not admitted yet, in bytes."""
-HELLO_S = 5.0
 CANCEL_S = 5.0
+REPORT_EVERY_S = 0.05
 SMALL_BODY_BYTES = 64 * 1024
 """A body up to this size goes along with its OPEN; others take turns."""
 BODY_TURN_BYTES = 512 * 1024
 """Of all other bodies, what is handed to the transport in one turn of the loop."""
-_WRITE_LIMIT = 256 * 1024
-"""With more than this waiting to be written, in bytes, bodies wait here, so that small frames need not wait long."""
 _MAX_TOKENS = 2**48
+_MAX_ERROR = 1000
+"""Characters of an error in a tail: whatever an engine says, it goes to a client and a log."""
 _CONTENT_TYPE = re.compile(r"[\x20-\x7e]{1,200}")
 _LOST = Tail(Outcome.LOST, error="link lost")
-
-
-async def listen_tunnel(
-    make: Callable[[], GatewayLink], listener: socket.socket, context: ssl.SSLContext, handshake_s: float = HELLO_S
-) -> asyncio.Server:
-    """Open the door that pilots elsewhere dial, TLS over TCP, each connection a link of ``make``.
-    Nobody stays who does not become a link: the handshake has its time, and then the hello."""
-    return await asyncio.get_running_loop().create_server(
-        make,
-        sock=listener,
-        ssl=context,
-        ssl_handshake_timeout=handshake_s,
-        ssl_shutdown_timeout=LINGER_S,
-        backlog=1024,
-    )
 
 
 class LinkOwner(Protocol):
     """Who a gateway's links belong to."""
 
-    async def admit(self, hello: Hello) -> Optional[str]:
-        """None: the pilot is welcome; else the reason of the refusal, which the pilot is told. A FirstError refuses
-        with its message. The link may be gone when this returns; ``on_report`` is the sign that it is up."""
+    async def admit(self, hello: Hello) -> Optional[Refusal]:
+        """None: the pilot is welcome; else what it is told. A FirstError refuses with its message. The connection may
+        be gone when this returns; ``on_up`` is the sign that there is a link."""
+
+    def on_up(self, link: GatewayLink) -> None:
+        """A link has a connection, its first or another one. May not block or raise, as all that follow."""
+
+    def on_down(self, link: GatewayLink) -> None:
+        """A link has none now: its streams wait. ``on_up`` or ``on_lost`` follows."""
 
     def on_report(self, link: GatewayLink, report: PilotReport) -> None:
-        """A pilot's state: right after it was admitted, and at each change. May not block or raise."""
+        """A pilot's state: right after its link came up, and at each change; of many at once the last."""
 
     def on_lost(self, link: GatewayLink) -> None:
-        """An admitted link is gone; comes once, before the tails of its streams. May not block or raise."""
+        """A link is gone for good; comes once, before the tails of its streams."""
 
 
 class Request:
@@ -165,38 +149,43 @@ class _PendingCall:
 
 
 class GatewayLink(Connection):
-    """A link to one pilot; implements ``messages.Upstream``. ``job_id`` is the admitted hello's: the peer's identity.
+    """A link to one pilot that was admitted; implements ``messages.Upstream``. ``job_id`` is the peer's identity.
 
-    Made per incoming connection. Until ``owner.admit`` said yes, the peer may send one HELLO of at most MAX_HELLO
-    bytes within ``hello_s``, and nothing else. Times in seconds.
+    Made by ``links.entrance``. ``session``: its name, by which the pilot may go on with it over another connection;
+    empty where it ends with its first. Times in seconds.
     """
+
+    write_limit = 256 * 1024
+    """With more than this waiting, bodies wait here, so that small frames need not wait long."""
+    kept_most = 16 * 1024 * 1024
 
     def __init__(
         self,
         owner: LinkOwner,
+        job_id: str,
+        session: str = "",
         *,
         ping_s: float = PING_S,
         silence_s: float = SILENCE_S,
-        hello_s: float = HELLO_S,
+        resume_s: float = 0.0,
         cancel_s: float = CANCEL_S,
+        on_over: Callable[[GatewayLink], None] = lambda _: None,
     ) -> None:
-        super().__init__(ping_s, silence_s)
-        self.job_id = ""
-        self.decoder.max_payload = MAX_HELLO
+        super().__init__(ping_s, silence_s, resume_s)
+        self.job_id = job_id
+        self.session = session
         self._owner = owner
-        self._hello_s = hello_s
+        self._on_over = on_over
         self._cancel_s = cancel_s
-        self._hello_timer: Optional[asyncio.TimerHandle] = None
-        self._admission: Optional[asyncio.Task[None]] = None
-        self._was_admitted = False
         self._bodies = Bodies()
-        self._is_held = False
         self._requests: Streams[Request] = Streams()
         self._calls: Streams[_PendingCall] = Streams()
+        self._report = b""
+        self._next_report: Optional[asyncio.TimerHandle] = None
 
     def __repr__(self) -> str:
-        state = "up" if self.is_up else "gone" if self.has_ended else "greeting"
-        return f"<GatewayLink {self.job_id or 'unknown'} {state}, {len(self._requests.live)} streams>"
+        state = "up" if self.is_up else "gone" if self.has_ended else "down"
+        return f"<GatewayLink {self.job_id} {state}, {len(self._requests.live)} streams>"
 
     # -- what the gateway does ---------------------------------------------------------------------------------
 
@@ -212,7 +201,7 @@ class GatewayLink(Connection):
         number = self._requests.open(stream)
         stream.bind(number)
         self.send(FrameType.OPEN, number, head)
-        if len(body) > SMALL_BODY_BYTES or self._is_held:
+        if len(body) > SMALL_BODY_BYTES or self.is_full:
             self._bodies.put(number, body)
         elif body:
             self.send(FrameType.BODY, number, body)
@@ -256,44 +245,31 @@ class GatewayLink(Connection):
 
     # -- what comes in -----------------------------------------------------------------------------------------
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        self.set_write_limit(_WRITE_LIMIT)
-        self._hello_timer = self.loop.call_later(self._hello_s, self.hang_up)
-
-    def pause_writing(self) -> None:
-        self._is_held = True
-
-    def resume_writing(self) -> None:
-        self._is_held = False
-        self.flush_soon()
-
-    def fill(self) -> None:
-        """Bodies go out a piece per turn, and only while the transport has room: nothing waits long behind them."""
-        if not self._is_held:
-            for number, piece in self._bodies.take(BODY_TURN_BYTES):
-                self.send(FrameType.BODY, number, piece)
-
     def data_received(self, data: bytes) -> None:
-        self.quiet_ticks = 0
         try:
             self.decoder.deliver(data, self._requests.live, self._on_frame)
         except FrameError as exc:
             self._refuse("protocol", str(exc))
+        self.quiet_ticks = 0
+        self.received += len(data)
+        if self.received >= self._tell_at:
+            self.tell()
 
     def _on_frame(self, kind: FrameType, number: int, payload: bytes) -> None:
         """Everything but the data that the decoder hands to its stream."""
         if self.has_ended:
             return
-        if not self.is_up:
-            self._on_greeting(kind, number, payload)
-        elif kind is FrameType.HEAD or kind is FrameType.TAIL or kind is FrameType.DATA:
+        if kind is FrameType.HEAD or kind is FrameType.TAIL or kind is FrameType.DATA:
             self._on_answer(kind, number, payload)
         elif kind is FrameType.REPLY:
             self._on_reply(number, payload)
         elif kind is FrameType.CALL and number == 0:
             self._on_report(payload)
-        elif kind is not FrameType.PING or number != 0:
+        elif kind is FrameType.PING and number == 0:
+            self.on_ping(payload)
+        elif kind is FrameType.RESET and number == 0:
+            self.hang_up()
+        else:
             raise FrameError(f"a {kind.name} on stream {number}, which a pilot may not send")
 
     def _on_answer(self, kind: FrameType, number: int, payload: bytes) -> None:
@@ -325,6 +301,23 @@ class GatewayLink(Connection):
             pending.reply.set_result(reply)
 
     def _on_report(self, payload: bytes) -> None:
+        """Of many reports within REPORT_EVERY_S only the first and the last are read: they cost more than frames do."""
+        if self._next_report is not None:
+            self._report = payload
+            return
+        self._next_report = self.loop.call_later(REPORT_EVERY_S, self._read_last_report)
+        self._read_report(payload)
+
+    def _read_last_report(self) -> None:
+        self._next_report = None
+        payload, self._report = self._report, b""
+        if payload and self.is_up:  # a pilot that comes back reports anyway
+            try:
+                self._on_report(payload)
+            except FrameError as exc:
+                self._refuse("protocol", str(exc))
+
+    def _read_report(self, payload: bytes) -> None:
         call = read_message(Call, payload)
         if call.verb != "report":
             raise FrameError("a call other than report, which a pilot may not make")
@@ -336,35 +329,22 @@ class GatewayLink(Connection):
             raise FrameError("a report for another job")
         self._owner.on_report(self, report)
 
-    # -- the hello ---------------------------------------------------------------------------------------------
+    # -- from beginning to end ---------------------------------------------------------------------------------
 
-    def _on_greeting(self, kind: FrameType, number: int, payload: bytes) -> None:
-        if kind is not FrameType.HELLO or number != 0 or self._admission is not None:
-            raise FrameError(f"a {kind.name} before the hellos were exchanged")
-        hello = read_message(Hello, payload)
-        if not speaks(hello.protocol):
-            raise FrameError(f"version {hello.protocol} of the protocol; this gateway has {PROTOCOL}")
-        if self._hello_timer is not None:
-            self._hello_timer.cancel()
-        self._admission = self.loop.create_task(self._admit(hello))
+    def fill(self) -> None:
+        """Bodies go out a piece per turn, and only while there is room: nothing waits long behind them."""
+        if not self.is_full:
+            for number, piece in self._bodies.take(BODY_TURN_BYTES):
+                self.send(FrameType.BODY, number, piece)
 
-    async def _admit(self, hello: Hello) -> None:
-        try:
-            reason = await self._owner.admit(hello)
-        except FirstError as exc:
-            reason = exc.message
-        except Exception:  # a boundary: a fault of the owner must not leave a peer half admitted
-            logger.exception("a pilot could not be admitted", extra={"action": "link_refused"})
-            reason = "the gateway failed"
-        if self.has_ended:
-            return
-        if reason is not None:
-            self._refuse("refused", reason)
-            return
-        self.job_id = hello.job_id
-        self.is_up = self._was_admitted = True
-        self.decoder.max_payload = MAX_PAYLOAD
-        self.send(FrameType.HELLO, 0, encode(Hello(PROTOCOL, __version__)))
+    def on_room(self) -> None:
+        self.flush_soon()
+
+    def on_up(self) -> None:
+        self._owner.on_up(self)
+
+    def on_down(self) -> None:
+        self._owner.on_down(self)
 
     def _refuse(self, code: str, message: str) -> None:
         """Tell the peer why, and end."""
@@ -375,18 +355,17 @@ class GatewayLink(Connection):
         self.hang_up()
 
     def on_end(self) -> None:
-        if self._hello_timer is not None:
-            self._hello_timer.cancel()
+        self._on_over(self)
         self._bodies = Bodies()
+        if self._next_report is not None:
+            self._next_report.cancel()
         # Each in a turn of its own: whatever one sink does, the others get their tails.
         for stream in self._requests.finish_all():
             self.loop.call_soon(stream.end, _LOST)
         for pending in self._calls.finish_all():
             if not pending.reply.done():
                 pending.reply.set_exception(LinkLost())
-        if self._was_admitted:
-            logger.info("the link to a pilot is gone", extra={"action": "link_lost", "job_id": self.job_id})
-            self._owner.on_lost(self)
+        self._owner.on_lost(self)
 
 
 def _read_head(payload: bytes) -> Head:
@@ -420,12 +399,13 @@ def _clean_tail(tail: Tail) -> Tail:
     is_ttft_fine = ttft_s is None or _is_time(ttft_s)
     is_gap_fine = gap_s is None or _is_time(gap_s)
     is_duration_fine = _is_time(tail.duration_s)
-    if is_usage_fine and is_ttft_fine and is_gap_fine and is_duration_fine:
+    is_error_fine = tail.error is None or len(tail.error) <= _MAX_ERROR
+    if is_usage_fine and is_ttft_fine and is_gap_fine and is_duration_fine and is_error_fine:
         return tail
     return Tail(
         tail.outcome,
         usage if is_usage_fine else None,
-        tail.error,
+        tail.error if tail.error is None or is_error_fine else tail.error[:_MAX_ERROR],
         ttft_s if is_ttft_fine else None,
         gap_s if is_gap_fine else None,
         tail.duration_s if is_duration_fine else 0.0,

@@ -9,7 +9,7 @@ from typing import Any, Optional, Protocol
 from firstkit.engines.engine import ReplicaSpec
 from firstkit.states import ReplicaState
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Version of the link protocol. A peer of the version before or after is accepted."""
 
 
@@ -20,13 +20,18 @@ def speaks(protocol: int) -> bool:
 
 @dataclass(frozen=True)
 class LinkSpec:
-    """How a pilot reaches the gateway. ``socket``: ``path`` is the gateway's UNIX socket. ``tunnel``: TLS to one of
-    ``addresses``, each ``host:port``, where only the CA in ``ca_pem`` is trusted."""
+    """How pilot and gateway reach each other. ``socket``: ``path`` is the gateway's UNIX socket. ``tunnel``: TLS to one
+    of ``addresses``, each ``host:port``, through the HTTP proxy ``proxy`` (``http://host:port``) if there is one.
+    ``direct``: the gateway dials the pilot, which shows the certificate in ``identity_pem`` and has its key there too.
+    In both, only the CA in ``ca_pem`` is trusted. ``resume_s``: how long streams outlive the loss of a connection."""
 
     kind: str = "socket"
     path: Optional[str] = None
     addresses: tuple[str, ...] = ()
     ca_pem: Optional[str] = None
+    proxy: Optional[str] = None
+    identity_pem: Optional[str] = field(default=None, repr=False)
+    resume_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -43,22 +48,32 @@ class PilotSpec:
 
 @dataclass(frozen=True)
 class Hello:
-    """First frame of either side. The pilot's carries the job's secret, and the enrolment token until it was traded.
+    """First frame of either side of a connection. The pilot's carries the job's secret, and the enrolment token until
+    it was traded.
 
     The pilot makes the secret; the gateway stores its SHA-256 when it takes the token. Sending token and secret again
     after an answer that got lost is therefore harmless.
+
+    ``dial`` counts the pilot's connections: of two, the one with the higher number is the younger. ``session``: the one
+    to go on with, after ``received`` bytes of the other end; in the gateway's answer, the one that goes on or begins,
+    empty for one that ends with its connection. ``resume_s``: for how long the pilot would go on with a new one.
     """
 
     protocol: int
     version: str
     job_id: str = ""
-    secret: str = ""
-    token: str = ""
+    secret: str = field(default="", repr=False)
+    token: str = field(default="", repr=False)
+    dial: int = 0
+    session: str = ""
+    received: int = 0
+    resume_s: float = 0.0
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why the gateway ends a link: the payload of a RESET on stream 0. ``code`` is ``protocol`` or ``refused``."""
+    """Why one end ends a link: the payload of a RESET on stream 0. ``code`` is one of the gateway's, ``protocol``,
+    ``refused`` or ``over`` (the job is over: the pilot shall leave), or the pilot's own, ``closed``."""
 
     code: str
     message: str
@@ -156,7 +171,7 @@ class PilotReport:
 
 @dataclass(frozen=True)
 class Call:
-    """A request to the other end. Verbs to a pilot: status, start, drain, stop, log, exit. From a pilot: report."""
+    """A request to the other end. To a pilot: status, start, drain, stop, log, end, exit. From a pilot: report."""
 
     verb: str
     args: dict[str, Any] = field(default_factory=dict)

@@ -1,4 +1,5 @@
-"""The private CA of a gateway: pilots trust it and nothing else, and it vouches for one name and nothing else.
+"""The private CA of a gateway: pilots trust it and nothing else, and it vouches for the gateway's name, for names of
+jobs below it, and for nothing else.
 
 It has nothing to do with the certificate that clients see. Its files lie in a folder of the gateway that only its
 owner can enter; one process at a time may use them. Never part of what runs on clusters.
@@ -30,12 +31,23 @@ SERVER_FILE = "pilots-server.pem"
 CA_LIFE = timedelta(days=3650)
 SERVER_LIFE = timedelta(days=365)
 RENEW_BEFORE = timedelta(days=30)
+JOB_LIFE = timedelta(days=60)
+"""As long as a job may wait and run, where the gateway dials its pilot."""
 BACKDATED = timedelta(days=7)
 """Certificates are valid from before they were made: the clocks of clusters may be behind."""
 
 
 class CaUnusable(FirstError):
     """The CA for pilots cannot be used."""
+
+
+_GATEWAY = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+"""The gateway is dialled by pilots, or dials them."""
+
+
+def job_name(job_id: str) -> str:
+    """The name that the certificate of a job's pilot is for."""
+    return f"{job_id}.{SERVER_NAME}"
 
 
 class PrivateCa:
@@ -75,27 +87,43 @@ class PrivateCa:
         path = self._folder / SERVER_FILE
         server = _load(path)
         if server is None or not self._vouches_for(server.certificate):
-            _store(path, self._make_server(now()))
+            _store(path, self._make(SERVER_NAME, now(), SERVER_LIFE, _GATEWAY))
         context.load_cert_chain(path)
+
+    def client_context(self) -> ssl.SSLContext:
+        """For dialling pilots, each by the ``job_name`` of its job: with the certificate of the gateway."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.load_verify_locations(cadata=self.certificate_pem)
+        self.refresh(context)
+        return context
+
+    def identity_pem(self, job_id: str) -> str:
+        """Key and certificate for the pilot of one job, that the gateway dials: ``LinkSpec.identity_pem``. They make it
+        a server of that name and nothing else; it cannot pass for the gateway, nor dial another pilot."""
+        return self._make(job_name(job_id), now(), JOB_LIFE, [ExtendedKeyUsageOID.SERVER_AUTH]).pem().decode()
 
     def _vouches_for(self, certificate: x509.Certificate) -> bool:
         try:
             certificate.verify_directly_issued_by(self._ca.certificate)
-        except (ValueError, TypeError, InvalidSignature):
+            usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+        except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
+            return False
+        if any(purpose not in usage for purpose in _GATEWAY):
             return False
         last = min(now() + RENEW_BEFORE, self._ca.certificate.not_valid_after_utc)
         return certificate.not_valid_before_utc <= now() and last <= certificate.not_valid_after_utc
 
-    def _make_server(self, at: datetime) -> _KeyAndCertificate:
+    def _make(self, name: str, at: datetime, life: timedelta, usage: list[x509.ObjectIdentifier]) -> _KeyAndCertificate:
         key = ec.generate_private_key(ec.SECP256R1())
         issuer = self._ca.certificate
         own_id = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-        builder = _builder(SERVER_NAME, key, issuer.subject, at, min(at + SERVER_LIFE, issuer.not_valid_after_utc))
+        builder = _builder(name, key, issuer.subject, at, min(at + life, issuer.not_valid_after_utc))
         builder = (
             builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_key_usage(signs_certificates=False), critical=True)
-            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-            .add_extension(x509.SubjectAlternativeName([x509.DNSName(SERVER_NAME)]), critical=False)
+            .add_extension(x509.ExtendedKeyUsage(usage), critical=False)
+            .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own_id), critical=False)
         )
         return _KeyAndCertificate(key, builder.sign(self._ca.key, hashes.SHA256()))
@@ -114,12 +142,12 @@ class _KeyAndCertificate:
 def _make_ca(at: datetime) -> _KeyAndCertificate:
     key = ec.generate_private_key(ec.SECP256R1())
     name = f"FIRST pilots {os.urandom(4).hex()}"
-    only_one_name = x509.NameConstraints(permitted_subtrees=[x509.DNSName(SERVER_NAME)], excluded_subtrees=None)
+    only_our_names = x509.NameConstraints(permitted_subtrees=[x509.DNSName(SERVER_NAME)], excluded_subtrees=None)
     builder = (
         _builder(name, key, _name(name), at, at + CA_LIFE)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_key_usage(signs_certificates=True), critical=True)
-        .add_extension(only_one_name, critical=True)
+        .add_extension(only_our_names, critical=True)
     )
     return _KeyAndCertificate(key, builder.sign(key, hashes.SHA256()))
 

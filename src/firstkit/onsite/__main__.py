@@ -1,11 +1,15 @@
-"""The program that runs on a cluster: pilots, keepers of local jobs, scheduler commands, launchers of engines."""
+"""The program that runs on a cluster: pilots, keepers of local jobs, scheduler commands (by hand or through the gate of
+a key), trial jobs, launchers of engines."""
 
 from __future__ import annotations
 
 import os
 import sys
 
-USAGE = "usage: first-onsite pilot FOLDER | cluster VERB | keep FOLDER LAUNCH | llamacpp-server ...\n"
+USAGE = (
+    "usage: first-onsite pilot FOLDER | cluster VERB | gate --state-dir DIR | trial FOLDER | keep FOLDER LAUNCH | "
+    "llamacpp-server ...\n"
+)
 
 
 def main() -> int:
@@ -19,6 +23,14 @@ def main() -> int:
         from firstkit.onsite import command
 
         return command.main(args, runner())
+    if part == "gate":
+        from firstkit.onsite import gate
+
+        return gate.main(args, runner(), os.environ)
+    if part == "trial":
+        from firstkit.onsite import trial
+
+        return trial.main(args)
     if part == "keep":
         from firstkit.schedulers import keeper
 

@@ -19,11 +19,20 @@ class DoesNotFit(FirstError):
 
 @dataclass(frozen=True)
 class Share:
-    """Cores by number, GPUs by the id that the scheduler gave, memory in bytes."""
+    """Cores by number, GPUs by the id that the scheduler gave, memory in bytes.
+
+    Not ``is_bound``: the scheduler has told how many cores there are, but not which; their numbers only count.
+    """
 
     cpus: tuple[int, ...] = ()
     gpus: tuple[str, ...] = ()
     memory_bytes: int = 0
+    is_bound: bool = True
+
+    @property
+    def bound_cpus(self) -> tuple[int, ...]:
+        """The cores on which to run; none: wherever the kernel likes."""
+        return self.cpus if self.is_bound else ()
 
 
 class Allotment:
@@ -42,6 +51,7 @@ class Allotment:
             tuple(cpu for cpu in self.total.cpus if cpu not in cpus),
             tuple(gpu for gpu in self.total.gpus if gpu not in gpus),
             self.total.memory_bytes - sum(share.memory_bytes for share in self._shares.values()),
+            self.total.is_bound,
         )
 
     def take(self, owner: str, needs: Resources) -> Share:
@@ -55,7 +65,7 @@ class Allotment:
         _check("cores", cpus, len(free.cpus))
         _check("GPUs", needs.gpus_per_node, len(free.gpus))
         _check("bytes of memory", needs.memory_bytes, free.memory_bytes)
-        share = Share(free.cpus[:cpus], free.gpus[: needs.gpus_per_node], needs.memory_bytes)
+        share = Share(free.cpus[:cpus], free.gpus[: needs.gpus_per_node], needs.memory_bytes, free.is_bound)
         self._shares[owner] = share
         return share
 
@@ -67,6 +77,11 @@ class Allotment:
 def whole_job(cpus: Iterable[int], env: Mapping[str, str], memory_bytes: int) -> Share:
     """All that this job may use: the cores it is bound to, the GPUs that its environment ``env`` names."""
     return Share(tuple(sorted(set(cpus))), visible_gpus(env), memory_bytes)
+
+
+def counted_job(cpus: int, env: Mapping[str, str], memory_bytes: int) -> Share:
+    """The same where only the number of cores is known."""
+    return Share(tuple(range(cpus)), visible_gpus(env), memory_bytes, is_bound=False)
 
 
 def visible_gpus(env: Mapping[str, str]) -> tuple[str, ...]:

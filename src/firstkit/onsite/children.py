@@ -66,7 +66,7 @@ class Child:
 
 
 def spawn(argv: Sequence[str], env: Mapping[str, str], folder: str, cpus: Sequence[int], output: int) -> Child:
-    """Run ``argv`` in ``folder`` on the cores ``cpus``, its output to the descriptor ``output``.
+    """Run ``argv`` in ``folder`` on the cores ``cpus`` (none: on any), its output to the descriptor ``output``.
 
     Raises OSError, ValueError or subprocess.SubprocessError when it cannot be started.
     """
@@ -74,7 +74,8 @@ def spawn(argv: Sequence[str], env: Mapping[str, str], folder: str, cpus: Sequen
 
     def become_engine() -> None:
         die_with_parent(parent)
-        os.sched_setaffinity(0, cpus)
+        if cpus:
+            os.sched_setaffinity(0, cpus)
         os.umask(0o077)
 
     return Child(

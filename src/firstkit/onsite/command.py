@@ -1,8 +1,8 @@
 """``first cluster VERB``: one JSON object on stdin, one on stdout. What the controller asks of a cluster.
 
-The request is ``{"state_dir", "scheduler", "job"?, "job_id"?}``, the answer ``{"ok": true, "result": ...}`` or
-``{"ok": false, "error": "silent" | "refused" | "invalid", "code": ..., "message": ...}``. The exit status is 0 for any
-answer. Nothing of the request is formatted into a script or read as anything but data.
+The request is ``{"state_dir", "scheduler", "job"?, "job_id"?, "resources"?, "replicas"?}``, the answer ``{"ok": true,
+"result": ...}`` or ``{"ok": false, "error": "silent" | "refused" | "invalid", "code": ..., "message": ...}``. The exit
+status is 0 for any answer. Nothing of the request is formatted into a script or read as anything but data.
 """
 
 from __future__ import annotations
@@ -11,21 +11,29 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Optional
 
+from firstkit.engines.engine import ReplicaSpec
 from firstkit.errors import ClaimedBefore, FirstError, SchedulerRefused
+from firstkit.onsite.allowed import Allowed, check_replica, check_resources, read_allowed
 from firstkit.schedulers.records import locked, write_file
-from firstkit.schedulers.scheduler import JobSpec, Scheduler
-from firstkit.wire import WireError, decode, encode, to_dict
+from firstkit.schedulers.scheduler import JobNews, JobSpec, Resources, Scheduler
+from firstkit.states import JobState
+from firstkit.wire import WireError, decode, encode, from_dict, to_dict
 
 REQUEST_LIMIT_BYTES = 1024**2
-VERBS = ("submit", "poll", "cancel", "capacity")
+VERBS = ("submit", "poll", "cancel", "capacity", "estimate", "check")
 JOB_ID = re.compile(r"job-[a-z2-7]{16}\Z")
 PILOT_FILE = "pilot.json"
+TRIAL = "trial"
+"""Key in a job's pilot spec: the job only looks around, for ``first cluster check``."""
 CLAIM_FILE = "claim"
+ADDRESS_FILE = "address"
+"""Written by a pilot that waits to be dialled: ``host:port``."""
+ADDRESS_LIMIT = 300
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,12 @@ class Request:
     scheduler: dict[str, Any] = field(default_factory=dict)
     job: Optional[JobSpec] = None
     job_id: Optional[str] = None
+    resources: Optional[Resources] = None
+    replicas: tuple[ReplicaSpec, ...] = ()
+
+
+Confine = Callable[[Request], tuple[Request, Optional[Allowed]]]
+"""Makes of a request the one that may be answered, and says what is allowed; raises FirstError."""
 
 
 def main(argv: Sequence[str], runner: Sequence[str]) -> int:
@@ -46,25 +60,38 @@ def main(argv: Sequence[str], runner: Sequence[str]) -> int:
     return 0
 
 
-def answer_to(verb: str, data: bytes, runner: Sequence[str]) -> dict[str, Any]:
+def confine(request: Request) -> tuple[Request, Optional[Allowed]]:
+    """The request itself, when the cluster's list, where there is one, has nothing against it; raises NotAllowed."""
+    allowed = read_allowed(request.state_dir)
+    if allowed is not None:
+        if request.job is not None:
+            _check_job(allowed, request.job)
+        if request.resources is not None:
+            check_resources(allowed, request.resources)
+    return request, allowed
+
+
+def answer_to(verb: str, data: bytes, runner: Sequence[str], confined: Confine = confine) -> dict[str, Any]:
     """The answer to any bytes; never raises. This is the boundary where errors become words."""
     try:
-        return {"ok": True, "result": to_dict(_result(verb, _read(verb, data), runner))}
+        request, allowed = confined(_read(verb, data))
+        return {"ok": True, "result": to_dict(_result(verb, request, allowed, runner))}
     except WireError as exc:
-        return _no("invalid", "invalid", str(exc))
+        return no("invalid", "invalid", str(exc))
     except ClaimedBefore as exc:
-        return _no("refused", "claimed", exc.message)
+        return no("refused", "claimed", exc.message)
     except SchedulerRefused as exc:
-        return _no("refused", "refused", exc.message)
+        return no("refused", "refused", exc.message)
     except FirstError as exc:
-        return _no("silent", "silent", exc.message)
+        return no("silent", "silent", exc.message)
     except OSError as exc:
-        return _no("silent", "silent", f"{exc.strerror or type(exc).__name__}: {exc.filename or 'no file named'}")
+        return no("silent", "silent", f"{exc.strerror or type(exc).__name__}: {exc.filename or 'no file named'}")
     except Exception as exc:  # noqa: BLE001 - the boundary: an answer must come; its words might hold the request
-        return _no("silent", "silent", f"{verb} failed: {type(exc).__name__}")
+        return no("silent", "silent", f"{verb} failed: {type(exc).__name__}")
 
 
-def _no(error: str, code: str, message: str) -> dict[str, Any]:
+def no(error: str, code: str, message: str) -> dict[str, Any]:
+    """An answer that is none of the things that were asked for."""
     return {"ok": False, "error": error, "code": code, "message": message}
 
 
@@ -79,7 +106,23 @@ def _read(verb: str, data: bytes) -> Request:
     return request
 
 
-def _result(verb: str, request: Request, runner: Sequence[str]) -> Any:
+def _check_job(allowed: Allowed, job: JobSpec) -> None:
+    check_resources(allowed, job.resources)
+    trial = job.pilot.get(TRIAL)
+    for where, pilot in (("job.pilot", job.pilot), ("job.pilot.trial", trial if isinstance(trial, dict) else {})):
+        specs = pilot.get("replicas", [])
+        if not isinstance(specs, list):
+            raise WireError(f"{where}.replicas: a list is needed")
+        for i, spec in enumerate(specs):
+            check_replica(allowed, from_dict(ReplicaSpec, spec, f"{where}.replicas[{i}]"))
+
+
+def _result(verb: str, request: Request, allowed: Optional[Allowed], runner: Sequence[str]) -> Any:
+    if verb == "check":
+        from firstkit.onsite.check import look
+
+        job_id = None if request.job_id is None else checked_job_id(request.job_id, "job_id")
+        return look(request.state_dir, allowed, request.replicas, job_id, runner[-1])
     scheduler = make_scheduler(request, runner)
     if verb == "submit":
         if request.job is None:
@@ -87,14 +130,37 @@ def _result(verb: str, request: Request, runner: Sequence[str]) -> Any:
         return submit(scheduler, request.state_dir, request.job, runner)
     if verb == "cancel":
         return scheduler.cancel(checked_job_id(request.job_id, "job_id"))
-    return scheduler.poll() if verb == "poll" else scheduler.capacity()
+    if verb == "estimate":
+        if request.resources is None:
+            raise WireError("resources: missing")
+        return scheduler.estimate(request.resources)
+    return poll(scheduler, request.state_dir) if verb == "poll" else scheduler.capacity()
+
+
+def poll(scheduler: Scheduler, state_dir: str) -> dict[str, JobNews]:
+    """News of all jobs, with the addresses at which their pilots can be dialled."""
+    return {job_id: _with_address(news, state_dir) for job_id, news in scheduler.poll().items()}
+
+
+def _with_address(news: JobNews, state_dir: str) -> JobNews:
+    if news.state is not JobState.RUNNING:
+        return news
+    try:
+        with open(os.path.join(state_dir, "jobs", news.job_id, ADDRESS_FILE), encoding="ascii") as file:
+            return replace(news, address=file.read(ADDRESS_LIMIT).strip())
+    except (OSError, UnicodeDecodeError):
+        return news  # its pilot dials, or has not come so far
 
 
 def make_scheduler(request: Request, runner: Sequence[str]) -> Scheduler:
     """The backend that the request names; raises WireError for one that this version does not know."""
     kind = request.scheduler.get("kind")
+    if kind == "slurm":
+        from firstkit.schedulers.slurm import slurm_scheduler
+
+        return slurm_scheduler(request.state_dir, request.scheduler, os.environ)
     if kind != "local":
-        raise WireError("scheduler.kind: one of local is needed")
+        raise WireError("scheduler.kind: one of local, slurm is needed")
     from firstkit.schedulers.local import local_scheduler
 
     return local_scheduler(request.state_dir, request.scheduler, [*runner, "keep"], os.environ)
@@ -114,7 +180,8 @@ def submit(scheduler: Scheduler, state_dir: str, spec: JobSpec, runner: Sequence
         pilot_file = os.path.join(folder, PILOT_FILE)
         write_file(pilot_file, encode(spec.pilot))
         try:
-            return scheduler.submit(spec, [*runner, "pilot", "."], folder)
+            part = TRIAL if TRIAL in spec.pilot else "pilot"
+            return scheduler.submit(spec, [*runner, part, "."], folder)
         except SchedulerRefused:
             os.unlink(pilot_file)
             raise

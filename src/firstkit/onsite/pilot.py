@@ -21,15 +21,18 @@ from firstkit.errors import CallFailed
 from firstkit.links.messages import Call, Exchange, Open, Outcome, PilotReport, PilotSpec, Sink, Tail
 from firstkit.links.pilot_end import PilotLink
 from firstkit.onsite import logfile
-from firstkit.onsite.allotment import Share, whole_job
+from firstkit.onsite.allotment import Share
+from firstkit.onsite.job import read_job
 from firstkit.onsite.replicas import Replicas
 from firstkit.onsite.supervise import Surroundings
-from firstkit.schedulers.machine import physical_memory_bytes
+from firstkit.schedulers.records import write_file
 from firstkit.wire import WireError, decode, from_dict
 
 logger = logging.getLogger("firstkit.pilot")
 
 PILOT_FILE = "pilot.json"
+ADDRESS_FILE = "address"
+"""Where the gateway can dial us, for the polls of the controller."""
 DRAIN_S = 7.0
 """How long requests may go on when we are told to leave. With STOP_S within the 10 s after which schedulers kill."""
 STOP_S = 2.0
@@ -45,14 +48,12 @@ class Pilot:
 
     def __init__(self, spec: PilotSpec, total: Share, env: Mapping[str, str], ends_at: Optional[float] = None) -> None:
         self._spec = spec
-        self._ends_at = ends_at
-        self._margin_s = _margin(ends_at)
-        # Monotonic: a step of the wall clock must not end a job.
-        self._leave_at = None if ends_at is None else monotonic() + ends_at - time.time() - self._margin_s
+        self._set_end(ends_at)
         around = Surroundings(os.path.abspath("replicas"), env, self._changed, self._traffic_changed)
         self._replicas = Replicas(total, around)
-        self._link = PilotLink(spec, self)
+        self._link = PilotLink(spec, self, on_address=_write_address)
         self._leave = asyncio.Event()
+        self._end_moved = asyncio.Event()
         self._drain_s = DRAIN_S
         self._traffic_timer: Optional[asyncio.TimerHandle] = None
 
@@ -104,9 +105,14 @@ class Pilot:
             path = self._replicas.log_path(_text(args, "replica_id"))
             lines = min(LOG_LINES, max(1, int(_number(args, "lines", 100))))
             return logfile.read_end(path, lines, LOG_BYTES)
+        if call.verb == "end":
+            return self._ends_at_now(_number(args, "ends_at", 0.0, most=1e11))
         if call.verb == "exit":
             return self.leave("a gateway asked for it", DRAIN_S)
         raise CallFailed(f"A pilot has no verb '{call.verb}'.")
+
+    def over(self) -> None:
+        self.leave("its job is over in the gateway's books", DRAIN_S)
 
     def report(self) -> PilotReport:
         free = Share() if self._leave.is_set() else self._replicas.free
@@ -120,6 +126,18 @@ class Pilot:
         )
 
     # -- inside ------------------------------------------------------------------------------------------------
+
+    def _set_end(self, ends_at: Optional[float]) -> None:
+        self._ends_at = ends_at
+        self._margin_s = _margin(ends_at)
+        # Monotonic: a step of the wall clock must not end a job.
+        self._leave_at = None if ends_at is None else monotonic() + ends_at - time.time() - self._margin_s
+
+    def _ends_at_now(self, ends_at: float) -> None:
+        """The scheduler has moved the end of our job."""
+        self._set_end(ends_at)
+        self._end_moved.set()
+        self._link.push_report()
 
     def _start(self, args: Mapping[str, Any]) -> None:
         if self._leave.is_set():
@@ -152,7 +170,17 @@ class Pilot:
             elif orphan_s <= 0:
                 self.leave(f"no gateway for {self._link.silent_s():.0f} s", DRAIN_S)
             else:
-                await _wait(self._leave, min(serve_s, orphan_s))
+                await self._wait(min(serve_s, orphan_s))
+
+    async def _wait(self, timeout_s: float) -> None:
+        """Until we shall leave, the end of our job has moved, or the time is over."""
+        events = [asyncio.ensure_future(event.wait()) for event in (self._leave, self._end_moved)]
+        await asyncio.wait(
+            events, timeout=None if timeout_s == float("inf") else timeout_s, return_when=asyncio.FIRST_COMPLETED
+        )
+        for event in events:
+            event.cancel()
+        self._end_moved.clear()
 
     def _left_s(self) -> tuple[float, float]:
         """Seconds until the job is about to end, and until we count as forgotten."""
@@ -194,10 +222,8 @@ def main(argv: Sequence[str]) -> int:
 
 
 async def _serve(spec: PilotSpec, env: Mapping[str, str]) -> None:
-    memory_bytes = int(env.get("FIRST_JOB_MEMORY") or 0) or physical_memory_bytes()
-    total = whole_job(os.sched_getaffinity(0), env, memory_bytes)
-    ends_at = env.get("FIRST_JOB_END")
-    await Pilot(spec, total, env, float(ends_at) if ends_at else None).run()
+    job = read_job(env)
+    await Pilot(spec, job.total, env, job.ends_at).run()
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:
@@ -213,11 +239,8 @@ def _margin(ends_at: Optional[float]) -> float:
     return END_MARGIN_S if ends_at is None else max(0.0, min(END_MARGIN_S, (ends_at - time.time()) / 4))
 
 
-async def _wait(event: asyncio.Event, timeout_s: float) -> None:
-    try:
-        await asyncio.wait_for(event.wait(), None if timeout_s == float("inf") else timeout_s)
-    except asyncio.TimeoutError:
-        return
+def _write_address(address: str) -> None:
+    write_file(ADDRESS_FILE, address.encode())
 
 
 def _text(args: Mapping[str, Any], name: str) -> str:
@@ -227,8 +250,8 @@ def _text(args: Mapping[str, Any], name: str) -> str:
     return value
 
 
-def _number(args: Mapping[str, Any], name: str, default: float) -> float:
+def _number(args: Mapping[str, Any], name: str, default: float, most: float = 1e9) -> float:
     value = args.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e9:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < most:
         raise CallFailed(f"{name}: a number from 0 on is needed.")
     return value

@@ -30,12 +30,13 @@ def make_place(folder: str, engine: Engine, share: Share) -> Place:
     """Make ``folder`` (absolute) with all that belongs there, and find an address. Raises OSError."""
     for path in (folder, os.path.join(folder, "tmp"), os.path.join(folder, "cache")):
         os.makedirs(path, mode=0o700, exist_ok=True)
+    cpus = share.cpus if share.is_bound else share.cpus[: len(os.sched_getaffinity(0))]
     if engine.takes_socket:
-        return Place(folder, share.cpus, share.gpus, Address(socket=SOCKET))
+        return Place(folder, cpus, share.gpus, Address(socket=SOCKET), is_bound=share.is_bound)
     key, key_file = new_secret(), os.path.join(folder, KEY_FILE)
     with open(key_file, "w", encoding="ascii", opener=_private) as file:
         file.write(key)
-    return Place(folder, share.cpus, share.gpus, Address(port=free_port()), key, key_file)
+    return Place(folder, cpus, share.gpus, Address(port=free_port()), key, key_file, share.is_bound)
 
 
 def clear_place(folder: str) -> None:

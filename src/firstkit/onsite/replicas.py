@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from typing import Optional
 
 from firstkit.engines.engine import ReplicaSpec
@@ -11,6 +12,7 @@ from firstkit.engines.registry import engine_of
 from firstkit.errors import CallFailed, ConfigError
 from firstkit.links.messages import Exchange, Open, ReplicaReport, Sink
 from firstkit.onsite.allotment import Allotment, DoesNotFit, Share
+from firstkit.onsite.allowed import NotAllowed, check_replica, read_allowed
 from firstkit.onsite.place import REPLICA_ID
 from firstkit.onsite.supervise import KILL_AFTER_S, Replica, Surroundings
 from firstkit.states import ReplicaState
@@ -43,10 +45,11 @@ class Replicas:
         if not REPLICA_ID.match(spec.replica_id):
             raise CallFailed("replica_id: up to 64 letters, digits, '-' and '_' are needed.")
         try:
+            self._check_allowed(spec)
             engine = engine_of(spec.engine)
             engine.check(spec)
             share = self._allotment.take(spec.replica_id, spec.needs)
-        except (ConfigError, DoesNotFit) as exc:
+        except (ConfigError, DoesNotFit, NotAllowed) as exc:
             raise CallFailed(exc.message) from exc
         self._refused.pop(spec.replica_id, None)
         replica = Replica(spec, engine, share, self._around)
@@ -99,6 +102,13 @@ class Replicas:
         for replica_id in ended[:-KEPT]:
             del self._replicas[replica_id]
             self._forgotten.add(replica_id)
+
+    def _check_allowed(self, spec: ReplicaSpec) -> None:
+        """Read anew each time: what the operator takes off the cluster's list starts no more, in running jobs too."""
+        job_folder = os.path.dirname(self._around.folder)
+        allowed = read_allowed(os.path.dirname(os.path.dirname(job_folder)))
+        if allowed is not None:
+            check_replica(allowed, spec)
 
     def _get(self, replica_id: str) -> Optional[Replica]:
         """The replica; None for one that was forgotten or refused."""

@@ -159,7 +159,7 @@ class Replica:
         env = {**environment(place, self._around.env), **launch.env}
         output = logfile.open_log(self.log_path)
         try:
-            return spawn(launch.argv, env, self._folder, self._share.cpus, output)
+            return spawn(launch.argv, env, self._folder, self._share.bound_cpus, output)
         finally:
             os.close(output)
 

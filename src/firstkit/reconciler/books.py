@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -22,8 +22,13 @@ from firstkit.reconciler.observe import (
 from firstkit.schedulers.scheduler import JobNews, Resources
 from firstkit.states import JobState, ReplicaState, may_move
 from firstkit.store import jobs as stored
+from firstkit.store.clusters import Drained, drained
 from firstkit.store.database import Database
-from firstkit.store.jobs import JobRow, NewReplica, Observation, ReplicaRow
+from firstkit.store.jobs import JobRow, NewReplica, Observation, ReplicaRow, Spent
+
+DAY = timedelta(days=1)
+SPENT_FOR = timedelta(minutes=1)
+"""What was spent is read again so often, while no job moves."""
 
 
 @dataclass(slots=True)
@@ -38,15 +43,28 @@ class Changes:
     def __bool__(self) -> bool:
         return bool(self.jobs or self.replicas)
 
-    def poll(self, job: JobRow, replicas: Iterable[ReplicaRow], news: JobNews | None, is_pilot_silent: bool) -> None:
-        """Take in what a good poll says of a job."""
-        update = job_update(job, news, is_pilot_silent, self.at)
+    def poll(
+        self,
+        job: JobRow,
+        replicas: Iterable[ReplicaRow],
+        news: JobNews | None,
+        is_pilot_silent: bool,
+        *,
+        poll_interval_s: float = 0.0,
+        is_cancelled: bool = False,
+    ) -> None:
+        """Take in what a good poll says of a job; ``is_cancelled``: by us."""
+        update = job_update(job, news, is_pilot_silent, self.at, poll_interval_s)
         self.jobs.append((job, update))
         if update.give_up:
             self.given_up.append(job.id)
         if update.state is not None and update.state.is_final:
             reason = str(update.facts.get("reason", ""))
-            self.replicas += [ending_of_replica(row, update.state, reason, self.at) for row in replicas]
+            # A job that was ending anyway, and then was forgotten, has failed nobody.
+            is_ours = is_cancelled or (job.state is JobState.ENDING and update.state is JobState.VANISHED)
+            self.replicas += [
+                ending_of_replica(row, update.state, reason, self.at, is_ours=is_ours) for row in replicas
+            ]
 
     def report(self, job: JobRow, replicas: Iterable[ReplicaRow], report: PilotReport) -> None:
         """Take in what the pilot of a job says. A pilot that is heard is proof that its job runs."""
@@ -66,9 +84,16 @@ class Changes:
 class Books:
     """The store as one cluster's loop sees it. Every method raises StoreUnavailable."""
 
-    def __init__(self, db: Database, cluster: str) -> None:
+    def __init__(self, db: Database, cluster: str, now: Callable[[], datetime] = now) -> None:
         self._db = db
         self._cluster = cluster
+        self._now = now
+        self.drained: dict[str, Drained] = {}
+        """Clusters that an operator drained, as of the last read."""
+        self.spent: list[Spent] = []
+        """Jobs that live or ended within a day, as of the last read after one of them moved."""
+        self._spent_at: datetime | None = None
+        self._promised: dict[str, float] = {}
         self.ended: dict[str, list[ReplicaRow]] = {}
         """By deployment: its ended replicas, newest first, the last few."""
         self._loads: dict[str, tuple[Observation, ...]] = {}
@@ -81,13 +106,23 @@ class Books:
         return await self.read()
 
     async def read(self) -> tuple[list[JobRow], list[ReplicaRow]]:
-        """The living jobs and replicas of the cluster."""
+        """The living jobs and replicas of the cluster; with them what is drained, and what was spent."""
+        at = self._now()
         async with self._db.read() as conn:
+            self.drained = await drained(conn)
+            if self._spent_at is None or not self._spent_at <= at <= self._spent_at + SPENT_FOR:
+                self.spent = await stored.spent(conn, self._cluster, at - DAY)
+                self._spent_at = at
             return await stored.live_jobs(conn, self._cluster), await stored.live_replicas(conn, self._cluster)
 
     def known(self, deployment: str) -> Experience:
         """What forecasts for a deployment are made from."""
         return Experience(self._loads.get(deployment, ()), self._waits)
+
+    @property
+    def waits(self) -> Experience:
+        """What is known of the cluster's queue."""
+        return Experience(waits=self._waits)
 
     async def refresh(self, *deployments: str) -> None:
         """Read again what is remembered of some deployments, and of the cluster: only what was committed is learned."""
@@ -104,6 +139,8 @@ class Books:
                 await self._write_job(conn, job, update, changes.at)
             for replica in changes.replicas:
                 await self._write_replica(conn, replica, changes.at)
+        if any(update.state is not None for _, update in changes.jobs):
+            self._spent_at = None
         await self.refresh(*(update.row.deployment for update in changes.replicas))
 
     async def add_job(
@@ -111,17 +148,23 @@ class Books:
     ) -> None:
         """The rows of a job that is about to be submitted."""
         async with self._db.begin() as conn:
-            await stored.add_job(conn, job_id, cluster, resources, token_sha256, now())
-            await stored.add_replicas(conn, replicas, now())
+            await stored.add_job(conn, job_id, cluster, resources, token_sha256, self._now())
+            await stored.add_replicas(conn, replicas, self._now())
+        self._spent_at = None
+
+    def promise(self, job_id: str, wait_s: float) -> None:
+        """Remember how long a job that is about to be submitted was forecast to wait."""
+        self._promised[job_id] = wait_s
 
     async def add_replica(self, replica: NewReplica) -> None:
         """The row of a replica that is about to be started in a running job."""
         async with self._db.begin() as conn:
-            await stored.add_replicas(conn, [replica], now())
+            await stored.add_replicas(conn, [replica], self._now())
 
     async def move_job(self, job_id: str, state: JobState, **facts: Any) -> None:
         async with self._db.begin() as conn:
             await stored.move_job(conn, job_id, state, **facts)
+        self._spent_at = None
 
     async def move_replica(self, replica_id: str, state: ReplicaState, **facts: Any) -> None:
         async with self._db.begin() as conn:
@@ -130,13 +173,15 @@ class Books:
 
     async def end_job(self, job_id: str, state: JobState, reason: str) -> None:
         """A job is over, and with it all replicas that it still had."""
-        at = now()
+        at = self._now()
         async with self._db.begin() as conn:
             if not await stored.move_job(conn, job_id, state, reason=reason, ended_at=at):
                 return
             replicas = [row for row in await stored.replicas_of(conn, job_id) if not row.state.is_final]
             for row in replicas:
                 await self._write_replica(conn, ending_of_replica(row, state, reason, at), at)
+        self._spent_at = None
+        self._promised.pop(job_id, None)
         await self.refresh(*(row.deployment for row in replicas))
 
     async def _write_job(self, conn: AsyncConnection, job: JobRow, update: JobUpdate, at: datetime) -> None:
@@ -147,7 +192,11 @@ class Books:
         started_at = update.facts.get("started_at")
         if has_moved and job.started_at is None and started_at is not None and job.submitted_at is not None:
             waited_s = max(0.0, (started_at - job.submitted_at).total_seconds())
-            await stored.add_observation(conn, "queue_wait", self._cluster, waited_s, None, at)
+            forecast_s = self._promised.pop(job.id, self._usual_wait_s())
+            await stored.add_observation(conn, "queue_wait", self._cluster, waited_s, forecast_s, at)
+
+    def _usual_wait_s(self) -> float | None:
+        return self.waits.usual_wait_s if self._waits else None
 
     async def _write_replica(self, conn: AsyncConnection, update: ReplicaUpdate, at: datetime) -> None:
         row = update.row

@@ -4,23 +4,27 @@ loads the usage that the gateway noted into the ledger."""
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import signal
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 from firstkit.accounting.ledger import Loader
+from firstkit.clock import monotonic, now
 from firstkit.config import Config, ResolvedDeployment
 from firstkit.links.messages import LinkSpec
 from firstkit.locks import hold
 from firstkit.process import private_ca
-from firstkit.reconciler.autoscale import Policy, wanted
 from firstkit.reconciler.books import Books
 from firstkit.reconciler.calls import Calls
-from firstkit.reconciler.forecast import Outlook, best
 from firstkit.reconciler.loop import Cluster, ClusterLoop
+from firstkit.reconciler.placement import Place, Share, allocate
+from firstkit.reconciler.standing import policy_of
+from firstkit.reconciler.telling import Teller
 from firstkit.reconciler.world import World
-from firstkit.states import ModelStatus
 from firstkit.store.database import Database
 from firstkit.store.wake import WakeClient
 
@@ -30,20 +34,29 @@ logger = logging.getLogger("firstkit.controller")
 class Controller:
     """One controller process from start to end. ``cluster_of(name)`` gives the scheduler of a cluster."""
 
-    def __init__(self, config: Config, cluster_of: Callable[[str], Cluster]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        cluster_of: Callable[[str], Cluster],
+        *,
+        clock: Callable[[], float] = monotonic,
+        now: Callable[[], datetime] = now,
+    ) -> None:
         self.config = config
+        self._now = now
         self._cluster_of = cluster_of
         self._deployments = config.deployments()
         self._by_model: dict[str, list[ResolvedDeployment]] = {model: [] for model in config.models}
         for deployment in self._deployments:
             self._by_model[deployment.model].append(deployment)
-        longest = max((deployment.scale.idle_timeout for deployment in self._deployments), default=0.0)
-        self.world = World(config.models, longest)
+        policies = {model: [policy_of(one) for one in ours] for model, ours in self._by_model.items()}
+        self.world = World(policies, clock)
         self.loops: dict[str, ClusterLoop] = {}
         self._wake = WakeClient(
             config.server.path("controller.sock"), self._on_message, self._on_gateway, self._on_gateway_lost
         )
         self._calls = Calls(self._wake.send)
+        self.teller = Teller(self._by_model, self.loops, self._wake.send, self.world.clock)
 
     async def run(self) -> None:
         """Reconcile until SIGTERM or SIGINT. Jobs, pilots and engines are left as they are."""
@@ -54,7 +67,7 @@ class Controller:
         ending = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, ending.set)
-        self._make_loops(db)
+        self._make_loops(lambda name: Books(db, name, self._now))
         await self._wake.start()
         loader = Loader(self.config.server.path("spool"), db)
         running = [asyncio.ensure_future(loop.run()) for loop in self.loops.values()]
@@ -66,11 +79,12 @@ class Controller:
         await asyncio.gather(*running, return_exceptions=True)
         for loop in self.loops.values():
             await loop.close()
+        self.teller.close()
         await self._wake.close()
         await loader.last()
         await db.close()
 
-    def _make_loops(self, db: Database) -> None:
+    def _make_loops(self, books_of: Callable[[str], Books]) -> None:
         for name, cluster in self.config.clusters.items():
             if cluster.kind == "external":
                 continue
@@ -78,50 +92,74 @@ class Controller:
                 name,
                 [deployment for deployment in self._deployments if deployment.cluster == name],
                 self._cluster_of(name),
-                Books(db, name),
+                books_of(name),
                 self.world,
                 self._calls,
                 link=self._link(cluster.link.kind),
                 orphan_timeout_s=self.config.server.orphan_timeout,
-                wanted=self._wanted,
-                on_pass=self._tell_forecast,
+                shares=self.shares,
+                elsewhere=self._elsewhere,
+                section=cluster,
+                on_pass=functools.partial(self._on_pass, name),
+                now=self._now,
             )
 
-    def _link(self, kind: str) -> LinkSpec:
+    def _link(self, kind: str) -> Callable[[str], LinkSpec]:
         server = self.config.server
         if kind == "socket":
-            return LinkSpec("socket", str(server.path("pilots.sock")))
+            return lambda _: LinkSpec("socket", str(server.path("pilots.sock")))
         ca = private_ca(server.state_dir)
-        return LinkSpec("tunnel", addresses=server.pilot_addresses, ca_pem=ca.certificate_pem)
+        return lambda _: LinkSpec("tunnel", addresses=server.pilot_addresses, ca_pem=ca.certificate_pem)
 
     # -- demand and policy -------------------------------------------------------------------------------------
 
-    def _wanted(self, cluster: str) -> dict[str, int]:
-        """Replicas by deployment of one cluster, each model looked at as a whole."""
-        counts: dict[str, int] = {}
-        for model, ours in self._by_model.items():
-            if not any(deployment.cluster == cluster for deployment in ours):
-                continue
-            elsewhere = sum(deployment.scale.max_in_flight for deployment in ours if deployment.is_external)
-            managed = [deployment for deployment in ours if not deployment.is_external]
-            policies = [self._policy(deployment) for deployment in managed]
-            found = wanted(policies, self.world.history(model), self.world.clock(), elsewhere)
-            pairs = zip(managed, found, strict=True)
-            counts |= {deployment.name: count for deployment, count in pairs if deployment.cluster == cluster}
-        return counts
+    def shares(self, cluster: str) -> dict[str, Share]:
+        """What each deployment of one cluster should have, each model looked at as a whole."""
+        found: dict[str, Share] = {}
+        for ours in self._by_model.values():
+            if any(deployment.cluster == cluster for deployment in ours):
+                found |= self._shares_of(ours)
+        return found
 
-    def _policy(self, deployment: ResolvedDeployment) -> Policy:
-        scale, loop = deployment.scale, self.loops[deployment.cluster]
-        most = scale.max
-        if deployment.name in loop.blocked:  # what it has may stay, what it lacks is for other clusters to start
-            most = max(scale.hot, loop.alive[deployment.name])
-        return Policy(scale.hot, most, scale.max_in_flight, scale.idle_timeout)
+    def _shares_of(self, ours: list[ResolvedDeployment]) -> dict[str, Share]:
+        places = [self._place(deployment) for deployment in ours]
+        if None not in places:
+            return allocate([place for place in places if place is not None], self.world.needs(ours[0].model))
+        # A cluster has not been looked at: what is asked for may run there. What is seen stays, and no more.
+        seen = [replace(place, kept=place.alive) for place in places if place is not None]
+        shares = allocate(seen, ())
+        return {place.name: replace(shares[place.name], stand_in=place.leaving) for place in seen}
+
+    def _elsewhere(self, cluster: str) -> dict[str, float]:
+        """By deployment of a cluster, how long a start of the same model takes where it would take least."""
+        found: dict[str, float] = {}
+        for deployment in self.loops[cluster].deployments.values():
+            others = [self._place(one) for one in self._by_model[deployment.model] if one.cluster != cluster]
+            warm_s = [place.warm_s for place in others if place is not None and not place.obstacle]
+            if warm_s:
+                found[deployment.name] = min(warm_s)
+        return found
+
+    def _place(self, deployment: ResolvedDeployment) -> Place | None:
+        """How a deployment stands; None before anybody looked."""
+        if not deployment.is_external:
+            return self.loops[deployment.cluster].places.get(deployment.name)
+        scale = deployment.scale
+        policy = replace(policy_of(deployment), hot=0, most=0)
+        return Place(deployment.name, deployment.cluster, policy, served=scale.max_in_flight, obstacle="not ours")
+
+    def _on_pass(self, cluster: str, is_news: bool) -> None:
+        """Tell what came of a pass, and let clusters that have the same models look at it."""
+        self.teller.soon()
+        if is_news:
+            ours = {one.model for one in self.loops[cluster].deployments.values()}
+            self._wake_for(ours, but=cluster)
 
     # -- the gateway -------------------------------------------------------------------------------------------
 
     def _on_gateway(self) -> None:
         self.world.gateway_came()
-        self._tell_forecast()
+        self.teller.everything()
         self._wake_all()
 
     def _on_gateway_lost(self) -> None:
@@ -132,10 +170,12 @@ class Controller:
         kind = message.get("kind")
         if kind == "demand":
             self.world.hear_demand(message["models"])
-            self._wake_all()
+            self._wake_for(set(message["models"]))
         elif kind == "pilots":
             if self.world.hear_pilots(message):
-                self._wake_all()
+                self._wake_of(set(message["pilots"]))
+        elif kind == "clusters":
+            self._wake_all()
         elif kind == "reply":
             self._calls.hear(message)
 
@@ -143,27 +183,15 @@ class Controller:
         for loop in self.loops.values():
             loop.wake()
 
-    def _tell_forecast(self) -> None:
-        """Tell the gateway what is to be expected of each model, on each cluster and in all."""
-        models = {model: self._forecast(model) for model in self._by_model}
-        self._wake.send({"kind": "forecast", "models": models})
+    def _wake_for(self, models: set[str], but: str = "") -> None:
+        """Wake the clusters on which any of these models may run."""
+        for name in {one.cluster for model in models for one in self._by_model.get(model, ())} - {but}:
+            if name in self.loops:
+                self.loops[name].wake()
 
-    def _forecast(self, model: str) -> dict[str, Any]:
-        outlooks, errors = {}, []
-        for deployment in self._by_model[model]:
-            if deployment.is_external:
-                outlooks[deployment.cluster] = Outlook(ModelStatus.LIVE, 0.0)
-                continue
-            loop = self.loops[deployment.cluster]
-            outlooks[deployment.cluster] = loop.outlooks.get(deployment.name, Outlook())
-            error_s = loop.forecast_error_s(deployment.name)
-            errors += [] if error_s is None else [error_s]
-        return {
-            **_said(best(outlooks.values())),
-            "clusters": {cluster: _said(outlook) for cluster, outlook in outlooks.items()},
-            "forecast_error_s": max(errors, default=None),
-        }
-
-
-def _said(outlook: Outlook) -> dict[str, Any]:
-    return {"status": outlook.status.value, "eta_s": outlook.eta_s, "reason": outlook.reason}
+    def _wake_of(self, jobs: set[str]) -> None:
+        """Wake the clusters of these jobs; all, when one is of nobody."""
+        strange = jobs.difference(*(loop.jobs for loop in self.loops.values()))
+        for loop in self.loops.values():
+            if strange or not jobs.isdisjoint(loop.jobs):
+                loop.wake()

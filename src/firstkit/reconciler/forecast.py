@@ -12,6 +12,10 @@ from firstkit.reconciler.backoff import failures, retry_at
 from firstkit.states import ModelStatus, ReplicaState
 from firstkit.store.jobs import JobRow, Observation, ReplicaRow
 
+AT_ONCE_S = 15.0
+"""A job that its scheduler means to start within so little time finds its resources free."""
+STALE_S = 60.0
+"""What a scheduler planned for a time that is so long past is no plan any more."""
 _ORDER = (ModelStatus.LIVE, ModelStatus.STARTING, ModelStatus.QUEUED, ModelStatus.OFFLINE)
 
 
@@ -29,11 +33,19 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """What users are told of a model on one cluster, or of the best that it has. ``eta_s``: None if nobody can say."""
+    """What users are told of a model on one cluster, or of the best that it has. ``eta_s``: None if nobody can say.
+
+    ``waits_for``: in a few words, what keeps it from being live.
+    """
 
     status: ModelStatus = ModelStatus.OFFLINE
     eta_s: float | None = None
     reason: str = ""
+    position: int | None = None
+    """Of the job that starts first: its place in the scheduler's queue."""
+    start_in_s: float | None = None
+    """Until that job starts."""
+    waits_for: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +67,12 @@ class Experience:
         wait = spread(self.waits)
         return wait.usual if wait is not None else 0.0
 
+    @property
+    def warm_s(self) -> float | None:
+        """How long a new replica takes at most until it serves, nine times of ten; None before the first load."""
+        load, wait = spread(self.loads), spread(self.waits)
+        return None if load is None else load.late + (wait.late if wait is not None else 0.0)
+
     def load_left_s(self, elapsed_s: float) -> float | None:
         return _left_s(spread(self.loads), elapsed_s)
 
@@ -64,8 +82,29 @@ class Experience:
     @property
     def error_s(self) -> float | None:
         """Mean absolute error of the load times that were forecast."""
-        errors = [abs(seen.forecast_s - seen.seconds) for seen in self.loads if seen.forecast_s is not None]
-        return fmean(errors) if errors else None
+        return _error_s(self.loads)
+
+    @property
+    def wait_error_s(self) -> float | None:
+        """Mean absolute error of the queue waits that were forecast."""
+        return _error_s(self.waits)
+
+
+def _error_s(seen: Iterable[Observation]) -> float | None:
+    errors = [abs(one.forecast_s - one.seconds) for one in seen if one.forecast_s is not None]
+    return fmean(errors) if errors else None
+
+
+def wait_s(said_s: float | None, learned_s: float | None) -> float | None:
+    """How long a job waits: by what its scheduler says and by what was learned; None where neither is known.
+
+    The later of the two. A scheduler plans with the jobs that it has: those that will come and overtake are missing
+    from its plan, and in what was learned they are there; a queue that is longer than ever is in the plan alone. Only
+    when it says that resources are free now does it know better than any experience.
+    """
+    if said_s is None or learned_s is None:
+        return learned_s if said_s is None else said_s
+    return said_s if said_s <= AT_ONCE_S else max(said_s, learned_s)
 
 
 def spread(seen: Sequence[Observation]) -> Spread | None:
@@ -83,14 +122,16 @@ def deployment_outlook(
     ended: Sequence[ReplicaRow],
     known: Experience,
     now: datetime,
+    start_s: float | None = None,
 ) -> Outlook:
     """The outlook of one deployment: that of its best living replica, else why there is none.
 
-    ``replicas``: its living ones; ``jobs``: by id, those of the replicas; ``ended``: its ended ones, newest first.
+    ``replicas``: its living ones; ``jobs``: by id, those of the replicas; ``ended``: its ended ones, newest first;
+    ``start_s``: how long a start now would take, where more is known than what was learned.
     """
     failed = failures(ended)
     alive = [_replica_outlook(row, jobs.get(row.job_id), known, failed, now) for row in replicas]
-    return best(alive) if alive else _offline(failed, retry_at(ended), known, now)
+    return best(alive) if alive else _offline(failed, retry_at(ended), known, start_s, now)
 
 
 def best(outlooks: Iterable[Outlook]) -> Outlook:
@@ -108,25 +149,54 @@ def _replica_outlook(
     if row.state is ReplicaState.READY:
         return Outlook(ModelStatus.LIVE, 0.0)
     if row.state is ReplicaState.DRAINING:
-        return Outlook(ModelStatus.OFFLINE, None, "its last replica is stopping")
+        words = "its last replica is stopping"
+        return Outlook(ModelStatus.OFFLINE, None, words, waits_for=words)
     before = f"; {_failed_sentence(failed)}" if failed else ""
     if row.state is ReplicaState.STARTING:
         elapsed_s = _seconds(row.started_at or row.created_at, now)
-        return Outlook(ModelStatus.STARTING, known.load_left_s(elapsed_s), f"the engine loads{before}")
+        left_s, words = known.load_left_s(elapsed_s), "the engine loads"
+        return Outlook(ModelStatus.STARTING, left_s, f"{words}{before}", waits_for=words)
     if job is not None and job.started_at is not None:
-        return Outlook(ModelStatus.STARTING, known.usual_load_s, f"the job starts{before}")
-    waits_for = f": {job.reason}" if job is not None and job.reason else ""
-    eta_s = _sum(known.wait_left_s(_seconds(row.created_at, now)), known.usual_load_s)
-    return Outlook(ModelStatus.QUEUED, eta_s, f"the job waits{waits_for}{before}")
+        return Outlook(ModelStatus.STARTING, known.usual_load_s, f"the job starts{before}", waits_for="the job starts")
+    start_in_s = job_left_s(row, job, known, now)
+    place = f"position {job.position}" if job is not None and job.position is not None else ""
+    why = ", ".join(part for part in (place, job.reason if job is not None else "") if part)
+    return Outlook(
+        ModelStatus.QUEUED,
+        _sum(start_in_s, known.usual_load_s),
+        f"the job waits{f': {why}' if why else ''}{before}",
+        position=None if job is None else job.position,
+        start_in_s=start_in_s,
+        waits_for=f"queue: {why}" if why else "queue",
+    )
 
 
-def _offline(failed: Sequence[ReplicaRow], retry: datetime | None, known: Experience, now: datetime) -> Outlook:
-    start_s = _sum(known.usual_wait_s, known.usual_load_s)
+def job_left_s(row: ReplicaRow, job: JobRow | None, known: Experience, now: datetime) -> float | None:
+    """Seconds until the job of a replica that waits starts; None when it takes longer than anybody would say."""
+    learned_s = known.wait_left_s(_seconds(row.created_at, now))
+    if job is None or job.starts_at is None:
+        return learned_s
+    said_s = (job.starts_at - now).total_seconds()
+    return learned_s if said_s < -STALE_S else wait_s(max(0.0, said_s), learned_s)
+
+
+def _offline(
+    failed: Sequence[ReplicaRow], retry: datetime | None, known: Experience, start_s: float | None, now: datetime
+) -> Outlook:
+    start_s = _sum(known.usual_wait_s, known.usual_load_s) if start_s is None else start_s
     if retry is None or not failed:
         return Outlook(ModelStatus.OFFLINE, start_s)
     pause_s = max(0.0, (retry - now).total_seconds())
     reason = f"{_failed_sentence(failed)}; the next attempt comes in {pause_s:.0f} s"
     return Outlook(ModelStatus.OFFLINE, _sum(pause_s, start_s), reason)
+
+
+def back_off(ended: Sequence[ReplicaRow], now: datetime) -> str:
+    """Why nothing is started for now, after failures; "" where it may be."""
+    retry = retry_at(ended)
+    if retry is None or retry <= now:
+        return ""
+    return f"back-off until {retry:%H:%M:%S %Z}: {_failed_sentence(failures(ended))}"
 
 
 def _failed_sentence(failed: Sequence[ReplicaRow]) -> str:

@@ -1,7 +1,7 @@
 """The loop of one cluster: read, take in news, plan, act, write back. A slow cluster delays no other.
 
-What takes time (scheduler commands, calls to pilots) runs beside the loop, at most one thing at a time for each job and
-replica. A pass that is cut off anywhere leaves rows from which the next one goes on.
+What takes time (scheduler commands, calls to pilots) runs beside the loop. A pass that is cut off anywhere leaves rows
+from which the next one goes on.
 """
 
 from __future__ import annotations
@@ -9,57 +9,39 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
-from typing import Any, Protocol
 
-from firstkit.clock import monotonic, now
+from firstkit.clock import now
 from firstkit.config import ResolvedDeployment
-from firstkit.errors import CallFailed, ClaimedBefore, FirstError, LinkLost, SchedulerRefused, SchedulerSilent
-from firstkit.ids import digest, new_id, new_secret
-from firstkit.links.messages import LinkSpec, PilotSpec
-from firstkit.reconciler import books
-from firstkit.reconciler.backoff import retry_at
-from firstkit.reconciler.books import Books
+from firstkit.config.clusters import Cluster as ClusterSection
+from firstkit.errors import FirstError
+from firstkit.links.messages import LinkSpec
+from firstkit.reconciler.acting import Cluster, Hands, Setting
+from firstkit.reconciler.books import Books, Changes
+from firstkit.reconciler.budget import Budget, budget
 from firstkit.reconciler.calls import Calls
+from firstkit.reconciler.closing import Site, site
 from firstkit.reconciler.forecast import Outlook, deployment_outlook
+from firstkit.reconciler.handover import life_of
 from firstkit.reconciler.observe import VANISH_GRACE_S
-from firstkit.reconciler.plan import (
-    Action,
-    CancelJob,
-    Desired,
-    ObservedJob,
-    StartReplica,
-    StopReplica,
-    SubmitJob,
-    plan,
-)
+from firstkit.reconciler.placement import Place, Share
+from firstkit.reconciler.plan import Desired, ObservedJob, Plan, grouped, plan
 from firstkit.reconciler.rhythm import Rhythm
+from firstkit.reconciler.standing import Picture, desired, places
 from firstkit.reconciler.world import World
-from firstkit.schedulers.scheduler import Capacity, JobNews, JobSpec
+from firstkit.schedulers.scheduler import JobNews
 from firstkit.states import JobState, ReplicaState
-from firstkit.store.jobs import JobRow, NewReplica, ReplicaRow
-from firstkit.wire import to_dict
+from firstkit.store.jobs import JobRow, ReplicaRow
 
+__all__ = ["Cluster", "ClusterLoop"]
 logger = logging.getLogger("firstkit.controller")
 
-DRAIN_S = 1800.0
-"""How long a replica that is stopped may go on with the requests that it has."""
 CALM_S, BUSY_S = 15.0, 1.0
 """Pause between passes when all is as it should be, and while something is on its way. News wakes the loop anyway."""
 LONGEST_PAUSE_S = 30.0
-
-
-class Cluster(Protocol):
-    """The scheduler of a cluster; every verb raises SchedulerSilent and SchedulerRefused. See clusters/carrier.py."""
-
-    async def submit(self, spec: JobSpec) -> str: ...
-
-    async def poll(self) -> dict[str, JobNews]: ...
-
-    async def cancel(self, job_id: str) -> None: ...
-
-    async def capacity(self) -> Capacity: ...
+MOMENT_S = 0.05
+"""There is always so much time between passes that nobody asked for."""
 
 
 class ClusterLoop:
@@ -74,33 +56,47 @@ class ClusterLoop:
         world: World,
         calls: Calls,
         *,
-        link: LinkSpec,
+        link: Callable[[str], LinkSpec],
         orphan_timeout_s: float,
-        wanted: Callable[[str], dict[str, int]],
-        on_pass: Callable[[], None] = lambda: None,
+        shares: Callable[[str], Mapping[str, Share]],
+        elsewhere: Callable[[str], Mapping[str, float]] = lambda _: {},
+        section: ClusterSection | None = None,
+        on_pass: Callable[[bool], None] = lambda _: None,
+        now: Callable[[], datetime] = now,
     ) -> None:
-        """``wanted(name)``: replicas by deployment of this cluster. ``on_pass`` is called after each pass."""
+        """``shares(name)``: what each deployment of this cluster should have, by ``places`` of all of them;
+        ``elsewhere(name)``: how long a start of its model would take on the other clusters.
+        ``on_pass(is_news)`` is called after each pass; whether other clusters have to look at it."""
         self.name = name
         self.deployments = {deployment.name: deployment for deployment in deployments}
+        self.section = section or ClusterSection()
+        self.places: dict[str, Place] = {}
+        """By deployment, as of the last pass; empty before the first."""
+        self.shares: Mapping[str, Share] = {}
         self.outlooks: dict[str, Outlook] = {}
-        """By deployment, as of the last pass."""
-        self.blocked: set[str] = set()
-        """Deployments that may not start a replica now."""
-        self.alive: Counter[str] = Counter()
-        """Replicas by deployment, as of the last pass; those that drain do not count."""
-        self._cluster = cluster
+        self.waits_for: dict[str, str] = {}
+        self.states: dict[str, Counter[ReplicaState]] = {}
+        self.site = Site()
+        self.budget = Budget()
+        self.jobs: frozenset[str] = frozenset()
+        """Those that lived at the last pass."""
+        setting = Setting(name, self.deployments, link, orphan_timeout_s, now, world.clock)
+        interval_s = getattr(self.section.scheduler, "poll_interval", 0.0)
+        self.hands = Hands(setting, cluster, store, calls, Rhythm(world.clock, interval_s), self.wake)
         self._books = store
         self._world = world
-        self._calls = calls
-        self._link = link
         self._orphan_timeout_s = orphan_timeout_s
-        self._wanted = wanted
+        self._shares = shares
+        self._elsewhere = elsewhere
         self._on_pass = on_pass
+        self._now = now
         self._wake = asyncio.Event()
-        self._rhythm = Rhythm(monotonic)
-        self._news: tuple[datetime, dict[str, JobNews]] | None = None
-        self._capacity: Capacity | None = None
-        self._under_way: dict[str, asyncio.Task[None]] = {}
+        self._kept: Counter[str] = Counter()
+        self._began_at = world.clock()
+
+    @property
+    def books(self) -> Books:
+        return self._books
 
     def wake(self) -> None:
         """Make a pass now."""
@@ -108,7 +104,7 @@ class ClusterLoop:
 
     async def run(self) -> None:
         """Pass after pass, for ever. What the store or a fault of ours spoils is tried again, ever more seldom."""
-        await self._start()
+        await self.start()
         pause_s, trouble_s = 0.0, BUSY_S
         while True:
             await self._wait(pause_s)
@@ -121,64 +117,61 @@ class ClusterLoop:
                 logger.exception("a pass failed for a reason of ours", extra=self._extra("pass"))
                 pause_s = trouble_s = min(LONGEST_PAUSE_S, 2 * trouble_s)
 
-    def forecast_error_s(self, deployment: str) -> float | None:
-        """Mean absolute error of the deployment's recent forecasts of load times; None without any."""
-        return self._books.known(deployment).error_s
-
     async def close(self) -> None:
-        """Drop what is under way: scheduler commands that were begun may still take effect, and are found again."""
-        tasks = list(self._under_way.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        """Drop what is under way."""
+        await self.hands.close()
 
-    async def step(self) -> float:
-        """One pass; returns how long the next may wait, in seconds, unless there is news."""
-        jobs, replicas = await self._take_in()
-        self.alive = Counter(row.deployment for row in replicas if row.state is not ReplicaState.DRAINING)
-        desired = self._desired()
-        observed = [self._observed(job) for job in jobs]
-        actions = plan(
-            desired, observed, replicas, now(), cluster=self._capacity, orphan_timeout_s=self._orphan_timeout_s
-        )
-        for action in actions:
-            await self._apply(action)
-        self._look_ahead(jobs, replicas)
-        self._on_pass()
-        return self._pause_s(desired, observed, replicas, bool(actions))
-
-    # -- what is there -----------------------------------------------------------------------------------------
-
-    async def _start(self) -> None:
+    async def start(self) -> None:
+        """Read what is there. What runs was wanted by somebody: it is not stopped because we have forgotten by whom."""
         while True:
             try:
-                _, replicas = await self._books.open(self.deployments)
+                jobs, replicas = await self._books.open(self.deployments)
             except FirstError as exc:
                 logger.warning("the store cannot be read yet: %s", exc.message, extra=self._extra("start"))
                 await asyncio.sleep(BUSY_S)
             else:
                 break
-        for deployment in self.deployments.values():
-            # What runs was wanted by somebody: it is not stopped just because we have forgotten by whom.
-            alive = sum(row.deployment == deployment.name for row in replicas)
-            self._world.assume_more(deployment.model, alive * deployment.scale.max_in_flight)
+        self._kept = Counter(row.deployment for row in replicas if row.state is not ReplicaState.DRAINING)
+        self._look(self._picture(jobs, replicas))
+
+    async def step(self) -> float:
+        """One pass; returns how long the next may wait, in seconds, unless there is news."""
+        jobs, replicas = await self._take_in()
+        picture = self._picture(jobs, replicas)
+        is_news = self._look(picture)
+        self.shares = self._shares(self.name)
+        wants = [self._desired(picture, deployment) for deployment in self.deployments.values()]
+        made = plan(
+            wants,
+            picture.jobs,
+            replicas,
+            picture.now,
+            cluster=self.hands.capacity,
+            budget=picture.budget,
+            leaves_at=picture.site.leaves_at,
+            orphan_timeout_s=self._orphan_timeout_s,
+        )
+        for action in made.actions:
+            await self.hands.apply(action)
+        self._look_ahead(picture, made)
+        self._on_pass(is_news)
+        return self._pause_s(picture, wants, bool(made.actions))
+
+    # -- what is there -------------------------------------------------------------------------------------------------
 
     async def _take_in(self) -> tuple[list[JobRow], list[ReplicaRow]]:
         """The living jobs and replicas, after all that was heard of them has been written down."""
-        at = now()
         jobs, replicas = await self._books.read()
-        by_job: dict[str, list[ReplicaRow]] = {job.id: [] for job in jobs}
-        for row in replicas:
-            by_job.setdefault(row.job_id, []).append(row)
-        changes = books.Changes(at)
-        news, self._news = self._news, None
+        by_job = grouped(replicas, "job_id")
+        changes = Changes(self._now())
+        news = self.hands.take_news()
         for job in jobs:
-            self._take_in_job(job, by_job[job.id], news, changes)
+            self._take_in_job(job, by_job.get(job.id, []), news, changes)
         if not changes:
             return jobs, replicas
         await self._books.write(changes)
         for job_id in changes.given_up:
-            self._beside(job_id, self._give_up(job_id))
+            self.hands.give_up(job_id)
         return await self._books.read()
 
     def _take_in_job(
@@ -186,173 +179,107 @@ class ClusterLoop:
         job: JobRow,
         replicas: list[ReplicaRow],
         news: tuple[datetime, dict[str, JobNews]] | None,
-        to: books.Changes,
+        to: Changes,
     ) -> None:
         report = self._world.reports.get(job.id)
-        if job.state is JobState.PLANNED and job.id not in self._under_way:
+        if job.state is JobState.PLANNED and job.id not in self.hands.under_way:
             to.end_job(job, replicas, JobState.CANCELLED, "a controller died before it was submitted")
             return
-        if news is not None and job.id not in self._under_way and _was_asked_later(news[0], job):
-            # After a restart of the gateway pilots need a moment to dial again.
-            is_silent = self._world.silent_s(job.id) > VANISH_GRACE_S
-            to.poll(job, replicas, news[1].get(job.id), is_silent)
+        if news is not None and job.id not in self.hands.under_way and _was_asked_later(news[0], job):
+            to.poll(
+                job,
+                replicas,
+                news[1].get(job.id),
+                # After a restart of the gateway pilots need a moment to dial again.
+                self._world.silent_s(job.id) > VANISH_GRACE_S,
+                poll_interval_s=self.hands.rhythm.interval_s,
+                is_cancelled=job.id in self.hands.cancelled,
+            )
         if report is not None:
             to.report(job, replicas, report)
 
-    def _observed(self, job: JobRow) -> ObservedJob:
+    def _observed(self, job: JobRow, at: datetime) -> ObservedJob:
         """A pilot cannot have been silent for longer than its job has run, however long the gateway was up before."""
-        ran_s = 0.0 if job.started_at is None else max(0.0, (now() - job.started_at).total_seconds())
+        ran_s = 0.0 if job.started_at is None else max(0.0, (at - job.started_at).total_seconds())
         return ObservedJob(job, self._world.reports.get(job.id), min(ran_s, self._world.silent_s(job.id)))
 
-    # -- what should be there ----------------------------------------------------------------------------------
-
-    def _desired(self) -> list[Desired]:
-        at = now()
-        retries = {name: retry_at(self._books.ended[name]) for name in self.deployments}
-        self.blocked = {name for name, retry in retries.items() if retry is not None and retry > at}
-        wanted = self._wanted(self.name)
-        if not self._world.is_gateway_up:  # nobody knows the demand: nothing is stopped for want of it
-            wanted = {name: max(count, self.alive[name]) for name, count in wanted.items()}
-        return [Desired(deployment, wanted[name], retries[name]) for name, deployment in self.deployments.items()]
-
-    def _look_ahead(self, jobs: list[JobRow], replicas: list[ReplicaRow]) -> None:
-        at, by_id = now(), {job.id: job for job in jobs}
-        by_deployment: dict[str, list[ReplicaRow]] = {name: [] for name in self.deployments}
-        for row in replicas:
-            by_deployment.setdefault(row.deployment, []).append(row)
-        self.outlooks = {
-            name: deployment_outlook(by_deployment[name], by_id, self._books.ended[name], self._books.known(name), at)
-            for name in self.deployments
-        }
-
-    def _pause_s(
-        self, desired: list[Desired], jobs: list[ObservedJob], replicas: list[ReplicaRow], has_acted: bool
-    ) -> float:
-        is_settled = all(job.row.state is JobState.RUNNING and job.report is not None for job in jobs)
-        if self._capacity is None and not self._rhythm.is_silent:
-            self._beside("capacity", self._read_capacity())
-        self._rhythm.note(has_jobs=bool(jobs), is_calm=is_settled)
-        if self._rhythm.is_due and "poll" not in self._under_way:
-            self._beside("poll", self._poll())
-        wanted = sum(want.wanted for want in desired)
-        is_more = wanted > sum(want.deployment.scale.hot for want in desired)
-        is_calm = is_settled and len(replicas) == wanted and not is_more and not has_acted
-        at = now()
-        retries_s = [(want.retry_at - at).total_seconds() for want in desired if want.retry_at and want.retry_at > at]
-        until_poll_s = CALM_S if "poll" in self._under_way else self._rhythm.left_s
-        return min(CALM_S if is_calm else BUSY_S, until_poll_s, *retries_s)
-
-    # -- acting ------------------------------------------------------------------------------------------------
-
-    async def _apply(self, action: Action) -> None:
-        if isinstance(action, (SubmitJob, CancelJob)) and self._rhythm.is_silent:
-            return
-        if isinstance(action, SubmitJob):
-            await self._apply_submit(action)
-        elif isinstance(action, StartReplica):
-            await self._apply_start(action)
-        elif isinstance(action, StopReplica):
-            self._beside(action.replica_id, self._stop(action.job_id, action.replica_id))
-        else:
-            self._beside(action.job_id, self._cancel(action))
-
-    async def _apply_submit(self, action: SubmitJob) -> None:
-        deployment = self.deployments[action.deployment]
-        job_id, token = new_id("job"), new_secret()
-        replicas = [_new_replica(deployment, job_id) for _ in range(action.count)]
-        await self._books.add_job(job_id, self.name, deployment.resources, digest(token), replicas)
-        pilot = PilotSpec(
-            job_id=job_id,
-            cluster=self.name,
-            link=self._link,
-            enrolment_token=token,
-            replicas=tuple(deployment.replica_spec(replica.id) for replica in replicas),
-            orphan_timeout_s=self._orphan_timeout_s,
+    def _picture(self, jobs: list[JobRow], replicas: list[ReplicaRow]) -> Picture:
+        at, clock_s = self._now(), self._world.clock()
+        drained = self._books.drained.get(self.name)
+        idle_s = clock_s - self._began_at
+        self.jobs = frozenset(job.id for job in jobs)
+        self.hands.forget(set(self.jobs))
+        self.site = site(self.section.maintenance, None if drained is None else drained.message, at)
+        self.budget = budget(self.section.limits, self._books.spent, at)
+        return Picture(
+            now=at,
+            jobs=[self._observed(job, at) for job in jobs],
+            replicas=replicas,
+            site=self.site,
+            budget=self.budget,
+            silent_s=self.hands.rhythm.silent_s,
+            handicap_s=self.section.handicap,
+            known={name: self._books.known(name) for name in self.deployments},
+            ended=self._books.ended,
+            said={name: self.hands.start_s(one.resources) for name, one in self.deployments.items()},
+            kept={
+                name: count
+                for name, count in self._kept.items()
+                if name in self.deployments and idle_s < self.deployments[name].scale.idle_timeout
+            },
+            elsewhere=self._elsewhere(self.name),
         )
-        self._beside(job_id, self._submit(JobSpec(job_id, deployment.resources, to_dict(pilot))))
 
-    async def _apply_start(self, action: StartReplica) -> None:
-        deployment = self.deployments[action.deployment]
-        replica_id = action.replica_id
-        if replica_id is None:
-            new = _new_replica(deployment, action.job_id)
-            await self._books.add_replica(new)
-            replica_id = new.id
-        self._beside(replica_id, self._start_replica(deployment, action.job_id, replica_id))
+    def _look(self, picture: Picture) -> bool:
+        """See how the deployments stand; whether that is news for other clusters."""
+        before = {name: _gist(place) for name, place in self.places.items()}
+        self.places = places(picture, list(self.deployments.values()))
+        return before != {name: _gist(place) for name, place in self.places.items()}
 
-    async def _submit(self, spec: JobSpec) -> None:
-        """Hand a job to the scheduler, once. If the answer is lost, polls find the job, or it is given up."""
-        await self._books.move_job(spec.job_id, JobState.SUBMITTING, submitted_at=now())
-        logger.info("submitting a job", extra=self._extra("submit", job_id=spec.job_id))
-        try:
-            scheduler_id = await self._cluster.submit(spec)
-        except ClaimedBefore:
-            await self._give_up(spec.job_id)
-        except SchedulerRefused as exc:
-            await self._books.end_job(spec.job_id, JobState.REJECTED, exc.message)
-        else:
-            await self._books.move_job(spec.job_id, JobState.PENDING, scheduler_id=scheduler_id, observed_at=now())
-        self._rhythm.hurry()
+    # -- what should be there ------------------------------------------------------------------------------------------
 
-    async def _give_up(self, job_id: str) -> None:
-        """End a job that nobody can find: by name, so that it does not come after all; its place is planned anew."""
-        await self._cluster.cancel(job_id)
-        await self._books.end_job(job_id, JobState.CANCELLED, "its submission was never answered")
+    def _desired(self, picture: Picture, deployment: ResolvedDeployment) -> Desired:
+        share, place = self.shares.get(deployment.name, Share()), self.places[deployment.name]
+        wanted, stand_in = share.wanted, share.stand_in
+        if not self._world.is_demand_known and not picture.site.closed:
+            # Nobody knows the demand: nothing is stopped for want of it.
+            wanted, stand_in = max(wanted, place.alive), max(stand_in, place.leaving)
+        return desired(picture, deployment, place, wanted, stand_in)
 
-    async def _cancel(self, action: CancelJob) -> None:
-        logger.info("cancelling a job: %s", action.reason, extra=self._extra("cancel", job_id=action.job_id))
-        await self._cluster.cancel(action.job_id)
-        await self._books.move_job(action.job_id, JobState.ENDING, reason=action.reason)
-        self._rhythm.hurry()
+    def _look_ahead(self, picture: Picture, made: Plan) -> None:
+        """What people are told, and what the scheduler is asked for the next decision."""
+        by_id = {job.row.id: job.row for job in picture.jobs}
+        by_deployment = grouped(picture.replicas, "deployment")
+        self.waits_for = made.waits_for
+        self.outlooks = {
+            name: deployment_outlook(
+                by_deployment.get(name, []),
+                by_id,
+                self._books.ended[name],
+                self._books.known(name),
+                picture.now,
+                picture.start_s(deployment),
+            )
+            for name, deployment in self.deployments.items()
+        }
+        self.states = {name: Counter(row.state for row in rows) for name, rows in by_deployment.items()}
+        for name, share in self.shares.items():
+            if share.is_considered and name in self.deployments:
+                self.hands.ask_start(self.deployments[name].resources)
 
-    async def _start_replica(self, deployment: ResolvedDeployment, job_id: str, replica_id: str) -> None:
-        logger.info("starting a replica", extra=self._extra("start", job_id=job_id, replica_id=replica_id))
-        try:
-            await self._calls.call(job_id, "start", replica=to_dict(deployment.replica_spec(replica_id)))
-        except CallFailed as exc:
-            await self._books.move_replica(replica_id, ReplicaState.FAILED, reason=exc.message, ended_at=now())
-
-    async def _stop(self, job_id: str, replica_id: str) -> None:
-        logger.info("stopping a replica", extra=self._extra("stop", job_id=job_id, replica_id=replica_id))
-        try:
-            await self._calls.call(job_id, "stop", replica_id=replica_id, grace_s=DRAIN_S)
-        except CallFailed:  # its pilot never had it: the call that should have started it was lost
-            await self._books.move_replica(replica_id, ReplicaState.STOPPED, ended_at=now())
-
-    async def _poll(self) -> None:
-        asked_at = now()
-        self._news = (asked_at, await self._cluster.poll())
-        self._rhythm.heard()
-
-    async def _read_capacity(self) -> None:
-        self._capacity = await self._cluster.capacity()
-
-    def _beside(self, key: str, work: Coroutine[Any, Any, None]) -> None:
-        """Do ``work`` beside the loop, unless something is under way for ``key`` already; then make a pass."""
-        if key in self._under_way:
-            work.close()
-            return
-        task = asyncio.ensure_future(self._guarded(work))
-        self._under_way[key] = task
-        task.add_done_callback(lambda _: self._done(key))
-
-    def _done(self, key: str) -> None:
-        del self._under_way[key]
-        self.wake()
-
-    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
-        """Whatever goes wrong beside the loop is a line in the log: the next pass sees what is still to be done."""
-        try:
-            await work
-        except (SchedulerSilent, SchedulerRefused) as exc:
-            self._rhythm.silence()
-            logger.warning("the scheduler is left alone for a while: %s", exc.message, extra=self._extra("silent"))
-        except (LinkLost, CallFailed) as exc:
-            logger.warning("a pilot was not reached: %s", exc.message, extra=self._extra("call"))
-        except FirstError as exc:
-            logger.warning("not done for now: %s", exc.message, extra=self._extra("act"))
-        except Exception:  # a boundary, as in ``run``
-            logger.exception("an action failed for a reason of ours", extra=self._extra("act"))
+    def _pause_s(self, picture: Picture, wants: list[Desired], has_acted: bool) -> float:
+        hands, jobs = self.hands, picture.jobs
+        is_settled = all(job.row.state is JobState.RUNNING and job.report is not None for job in jobs)
+        hands.rhythm.note(has_jobs=bool(jobs), is_calm=is_settled)
+        hands.ask()
+        wanted = sum(want.wanted for want in wants)
+        is_more = wanted > sum(want.deployment.scale.hot for want in wants)
+        is_asked = any(self._world.is_waited_for(one.model) for one in self.deployments.values())
+        is_calm = is_settled and len(picture.replicas) == wanted and not is_more and not has_acted and not is_asked
+        retries_s = [(want.retry_at - picture.now).total_seconds() for want in wants if want.retry_at]
+        moments_s = [moment_s for moment_s in [*retries_s, *_moments_s(picture, wants)] if moment_s > 0]
+        until_poll_s = CALM_S if "poll" in hands.under_way else hands.rhythm.left_s
+        return max(MOMENT_S, min(CALM_S if is_calm else BUSY_S, until_poll_s, *moments_s))
 
     async def _wait(self, pause_s: float) -> None:
         try:
@@ -362,8 +289,8 @@ class ClusterLoop:
             return
         self._wake.clear()
 
-    def _extra(self, action: str, **more: str) -> dict[str, str]:
-        return {"action": action, "cluster": self.name, **more}
+    def _extra(self, action: str) -> dict[str, str]:
+        return {"action": action, "cluster": self.name}
 
 
 def _was_asked_later(asked_at: datetime, job: JobRow) -> bool:
@@ -371,13 +298,17 @@ def _was_asked_later(asked_at: datetime, job: JobRow) -> bool:
     return job.submitted_at is not None and asked_at > job.submitted_at
 
 
-def _new_replica(deployment: ResolvedDeployment, job_id: str) -> NewReplica:
-    return NewReplica(
-        id=new_id("rep"),
-        job_id=job_id,
-        model=deployment.model,
-        deployment=deployment.name,
-        cluster=deployment.cluster,
-        max_in_flight=deployment.scale.max_in_flight,
-        needs=deployment.resources,
-    )
+def _gist(place: Place) -> tuple[object, ...]:
+    """What other clusters decide differently for."""
+    return (place.ready, place.running, len(place.queued), place.leaving, bool(place.obstacle), place.is_closing)
+
+
+def _moments_s(picture: Picture, wants: list[Desired]) -> list[float]:
+    """Seconds until replicas have to be handed over, or only have time to drain."""
+    warm_s = {want.deployment.name: want.warm_s for want in wants}
+    jobs, moments = {job.row.id: job for job in picture.jobs}, []
+    for row in picture.replicas:
+        if (job := jobs.get(row.job_id)) is not None:
+            life = life_of(job.row, job.report, picture.site.leaves_at, picture.now)
+            moments += [life.left_s - life.lead_s(warm_s.get(row.deployment, 0.0)), life.left_s - life.margin_s]
+    return moments

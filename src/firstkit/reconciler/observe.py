@@ -13,7 +13,8 @@ from firstkit.states import JobState, ReplicaState, may_move
 from firstkit.store.jobs import JobRow, ReplicaRow
 
 SUBMIT_GRACE_S = 10.0
-"""A submission whose answer was lost, and that two good polls after this did not find, is given up."""
+"""A submission whose answer was lost, and that two good polls did not find in this time, is given up. Where polls are
+rare the time is that of POLLS polls and a half."""
 VANISH_GRACE_S = 60.0
 POLLS = 2
 _STOPPED_BY_US = (JobState.CANCELLED, JobState.COMPLETED)
@@ -38,7 +39,14 @@ class ReplicaUpdate:
     facts: dict[str, Any]
 
 
-def job_update(job: JobRow, news: JobNews | None, is_pilot_silent: bool, now: datetime) -> JobUpdate:
+def submit_grace_s(poll_interval_s: float) -> float:
+    """How long an unanswered submission may take to show up, where polls come so often."""
+    return max(SUBMIT_GRACE_S, (POLLS + 0.5) * poll_interval_s)
+
+
+def job_update(
+    job: JobRow, news: JobNews | None, is_pilot_silent: bool, now: datetime, poll_interval_s: float = 0.0
+) -> JobUpdate:
     """What a good poll that began after the job was submitted says of it; ``news`` None: the job is absent.
 
     ``is_pilot_silent``: the gateway answers, and says that there is no link to the pilot.
@@ -51,7 +59,7 @@ def job_update(job: JobRow, news: JobNews | None, is_pilot_silent: bool, now: da
     is_absent = job.absent_polls + 1 >= POLLS
     if job.state is JobState.SUBMITTING:
         asked_s = _seconds(job.submitted_at or job.created_at, now)
-        return JobUpdate(job.id, None, facts, give_up=is_absent and asked_s > SUBMIT_GRACE_S)
+        return JobUpdate(job.id, None, facts, give_up=is_absent and asked_s > submit_grace_s(poll_interval_s))
     may_vanish = is_pilot_silent and may_move(job.state, JobState.VANISHED)
     if is_absent and may_vanish and _seconds(absent_since, now) > VANISH_GRACE_S:
         gone = {"reason": "the scheduler does not know it any more, and its pilot is silent", "ended_at": now}
@@ -66,9 +74,12 @@ def replica_updates(rows: Iterable[ReplicaRow], report: PilotReport, now: dateti
     return [update for update in updates if update is not None]
 
 
-def ending_of_replica(row: ReplicaRow, job_state: JobState, reason: str, now: datetime) -> ReplicaUpdate:
-    """What becomes of a living replica when its job has ended."""
-    if job_state in _STOPPED_BY_US:
+def ending_of_replica(
+    row: ReplicaRow, job_state: JobState, reason: str, now: datetime, *, is_ours: bool = False
+) -> ReplicaUpdate:
+    """What becomes of a living replica when its job has ended; ``is_ours``: because we said so, whatever it is called
+    by its scheduler."""
+    if is_ours or job_state in _STOPPED_BY_US:
         return ReplicaUpdate(row, ReplicaState.STOPPED, {"ended_at": now})
     words = f"its job ended as {job_state.value}" + (f": {reason}" if reason else "")
     return ReplicaUpdate(row, ReplicaState.FAILED, {"ended_at": now, "reason": words})
@@ -80,15 +91,18 @@ def _facts(job: JobRow, news: JobNews, now: datetime) -> dict[str, Any]:
         "reason": news.reason or None,
         "exit_code": news.exit_code,
         "node": news.node,
+        "address": news.address,
         "started_at": job.started_at or _time(news.started_at),
-        "ends_at": _time(news.ends_at),
+        # Of a job that waits this is a guess, and would be taken for the truth once the job runs.
+        "ends_at": None if news.state is JobState.PENDING else _time(news.ends_at),
     }
     if news.state is JobState.RUNNING and may_move(job.state, news.state):
         known |= {"reason": news.reason, "started_at": known["started_at"] or now}  # what it waited for is over
     facts = {name: value for name, value in known.items() if value is not None}
     if news.state.is_final and not job.state.is_final:
         facts["ended_at"] = now
-    return {**facts, "observed_at": now, "absent_polls": 0, "absent_since": None}
+    waits = {"starts_at": _time(news.starts_at), "position": news.position}  # nothing, once it waits no more
+    return {**facts, **waits, "observed_at": now, "absent_polls": 0, "absent_since": None}
 
 
 def _replica_update(row: ReplicaRow, report: ReplicaReport | None, now: datetime) -> ReplicaUpdate | None:

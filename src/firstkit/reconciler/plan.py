@@ -10,6 +10,8 @@ from math import inf
 
 from firstkit.config import ResolvedDeployment
 from firstkit.links.messages import PilotReport
+from firstkit.reconciler.budget import Budget
+from firstkit.reconciler.handover import ENDLESS, Life, end_of, life_of
 from firstkit.reconciler.placement import Room, choose_room, replicas_per_job
 from firstkit.schedulers.scheduler import Capacity
 from firstkit.states import JobState, ReplicaState
@@ -18,6 +20,10 @@ from firstkit.store.jobs import JobRow, ReplicaRow
 HOLD = timedelta(seconds=30)
 """A job without a living replica is kept for a deployment that may start one in it so soon."""
 SILENCE_MARGIN_S = 60.0
+END_MOVED_S = 2.0
+"""Schedulers count in whole seconds: ends that differ by less are the same."""
+SHORTEST = 2.0
+"""A job that ends within so many times of what a start takes is no place for another replica."""
 _CANCELLABLE = (JobState.PENDING, JobState.RUNNING)
 
 
@@ -40,10 +46,19 @@ class StartReplica:
 
 @dataclass(frozen=True, slots=True)
 class StopReplica:
-    """The end of a replica, after the requests that it has."""
+    """The end of a replica, after the requests that it has. ``left_s``: until its job ends."""
 
     job_id: str
     replica_id: str
+    left_s: float = inf
+
+
+@dataclass(frozen=True, slots=True)
+class MoveEnd:
+    """The pilot of a job has to be told when its job ends, in seconds since 1970."""
+
+    job_id: str
+    ends_at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +69,23 @@ class CancelJob:
     reason: str
 
 
-Action = SubmitJob | StartReplica | StopReplica | CancelJob
+Action = SubmitJob | StartReplica | StopReplica | MoveEnd | CancelJob
 
 
 @dataclass(frozen=True, slots=True)
 class Desired:
-    """One deployment: how many replicas it should have; ``retry_at``: no new one before, after failures."""
+    """One deployment: how many replicas it should have that live on.
+
+    ``retry_at``: no new one before, after failures. ``stand_in``: so many of those that are about to end serve on for
+    now. ``warm_s``: how long a successor takes until it serves. ``is_left``: all that run are about to end.
+    """
 
     deployment: ResolvedDeployment
     wanted: int
     retry_at: datetime | None = None
+    stand_in: int = 0
+    warm_s: float = 0.0
+    is_left: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,26 +97,40 @@ class ObservedJob:
     silent_s: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do, and by deployment what keeps it from being done whole."""
+
+    actions: list[Action]
+    waits_for: dict[str, str]
+
+
 @dataclass(slots=True)
 class _Work:
     """One cluster's picture while the plan for it is made."""
 
     jobs: dict[str, ObservedJob]
+    lives: dict[str, Life]
     by_job: dict[str, list[ReplicaRow]]
     rooms: dict[str, Room]
     cluster: Capacity | None
+    budget: Budget
     orphan_timeout_s: float
     now: datetime
-    leaving: set[str] = field(default_factory=set)
+    going: set[str] = field(default_factory=set)
     """Replicas that shall end."""
     joined: set[str] = field(default_factory=set)
     """Jobs that get one more."""
     actions: list[Action] = field(default_factory=list)
+    waits_for: dict[str, str] = field(default_factory=dict)
 
     def in_flight(self, row: ReplicaRow) -> int:
         job = self.jobs.get(row.job_id)
         reports = job.report.replicas if job is not None and job.report is not None else ()
         return next((report.in_flight for report in reports if report.replica_id == row.id), 0)
+
+    def life(self, row: ReplicaRow) -> Life:
+        return self.lives.get(row.job_id, ENDLESS)
 
 
 def plan(
@@ -104,43 +140,61 @@ def plan(
     now: datetime,
     *,
     cluster: Capacity | None = None,
+    budget: Budget | None = None,
+    leaves_at: datetime | None = None,
     orphan_timeout_s: float = inf,
-) -> list[Action]:
-    """The next steps on one cluster. ``jobs`` and ``replicas``: those that live; ``cluster``: None if not known."""
-    by_job = _grouped(replicas, "job_id")
-    rooms = (_room(job, by_job.get(job.row.id, []), now) for job in jobs)
+) -> Plan:
+    """The next steps on one cluster. ``jobs`` and ``replicas``: those that live; ``cluster``: None if not known;
+    ``leaves_at``: when all jobs end because of maintenance."""
+    by_job = grouped(replicas, "job_id")
+    lives = {job.row.id: life_of(job.row, job.report, leaves_at, now) for job in jobs}
     work = _Work(
         jobs={job.row.id: job for job in jobs},
+        lives=lives,
         by_job=by_job,
-        rooms={room.job_id: room for room in rooms if room is not None},
+        rooms={room.job_id: room for room in rooms(jobs, by_job, lives)},
         cluster=cluster,
+        budget=budget or Budget(),
         orphan_timeout_s=orphan_timeout_s,
         now=now,
     )
-    by_deployment = _grouped(replicas, "deployment")
+    by_deployment = grouped(replicas, "deployment")
     lacking = [(want, _adjust(work, want, by_deployment.pop(want.deployment.name, []))) for want in desired]
     for rows in by_deployment.values():  # of deployments that are not wanted any more
         _stop(work, [row for row in rows if row.state is not ReplicaState.DRAINING])
     _tell_again(work, {want.deployment.name for want in desired})
     _stop_strays(work)
+    _move_ends(work)
     _cancel(work, [want for want, missing in lacking if missing])
-    return work.actions
+    return Plan(work.actions, work.waits_for)
 
 
-def _grouped(replicas: Iterable[ReplicaRow], key: str) -> dict[str, list[ReplicaRow]]:
+def grouped(replicas: Iterable[ReplicaRow], key: str) -> dict[str, list[ReplicaRow]]:
+    """Rows by one of their columns."""
     groups: dict[str, list[ReplicaRow]] = defaultdict(list)
     for row in replicas:
         groups[getattr(row, key)].append(row)
     return groups
 
 
-def _room(job: ObservedJob, rows: list[ReplicaRow], now: datetime) -> Room | None:
-    """What further replicas may take of a job; None where there is none, or while nobody could be told."""
-    report, ends_at = job.report, job.row.ends_at
+def is_alive(row: ReplicaRow, job: ObservedJob | None) -> bool:
+    """Whether a replica may be counted on: it does not drain, and its job is not ending."""
+    return row.state is not ReplicaState.DRAINING and (job is None or job.row.state is not JobState.ENDING)
+
+
+def rooms(jobs: Iterable[ObservedJob], by_job: dict[str, list[ReplicaRow]], lives: dict[str, Life]) -> list[Room]:
+    """What further replicas may take of running jobs; nothing of those whose pilots could not be told."""
+    found = (_room(job, by_job.get(job.row.id, []), lives[job.row.id]) for job in jobs)
+    return [room for room in found if room is not None]
+
+
+def _room(job: ObservedJob, rows: list[ReplicaRow], life: Life) -> Room | None:
+    report = job.report
     if report is None or report.free_cpus < 1 or job.row.state is not JobState.RUNNING:
         return None
-    left_s = inf if ends_at is None else (ends_at - now).total_seconds()
-    room = Room(job.row.id, report.free_cpus, report.free_gpus, report.free_memory_bytes, job.row.resources, left_s)
+    room = Room(
+        job.row.id, report.free_cpus, report.free_gpus, report.free_memory_bytes, job.row.resources, life.left_s
+    )
     for row in _untold(report, rows):
         room = room.without(row.needs)
     return room
@@ -152,28 +206,68 @@ def _untold(report: PilotReport, rows: list[ReplicaRow]) -> list[ReplicaRow]:
     return [row for row in rows if row.state is ReplicaState.QUEUED and row.id not in heard]
 
 
+# -- one deployment ----------------------------------------------------------------------------------------------------
+
+
 def _adjust(work: _Work, want: Desired, rows: list[ReplicaRow]) -> bool:
     """Start or stop replicas of one deployment; whether it has fewer than it should."""
-    alive = [row for row in rows if row.state is not ReplicaState.DRAINING]
-    missing = want.wanted - len(alive)
-    if missing > 0 and (want.retry_at is None or want.retry_at <= work.now):
-        _start(work, want.deployment, missing)
+    alive = [row for row in rows if is_alive(row, work.jobs.get(row.job_id))]
+    staying, leaving = _parted(work, want, alive)
+    missing = want.wanted - len(staying)
+    if missing > 0 and not want.is_left and (want.retry_at is None or want.retry_at <= work.now):
+        _start(work, want, missing)
     elif missing < 0:
-        _stop(work, _least_needed(work, alive)[:-missing])
+        _stop(work, _least_needed(work, staying)[:-missing])
+    _hand_over(work, want, staying, leaving)
     return missing > 0
 
 
-def _start(work: _Work, deployment: ResolvedDeployment, missing: int) -> None:
-    needs = deployment.resources
-    while missing and (room := choose_room(work.rooms.values(), needs)) is not None:
+def _parted(work: _Work, want: Desired, alive: list[ReplicaRow]) -> tuple[list[ReplicaRow], list[ReplicaRow]]:
+    """Replicas that live on, and those that will end before a successor that is started later could be warm.
+
+    Of more than are wanted those go that would end before long anyway: forecasts that become a little shorter do not
+    make a successor superfluous.
+    """
+    if want.is_left:
+        return [], alive
+    staying, leaving = list[ReplicaRow](), list[ReplicaRow]()
+    for row in alive:
+        (leaving if work.life(row).is_leaving(want.warm_s) else staying).append(row)
+    surplus = len(staying) - want.wanted
+    if surplus > 0:
+        nearly = [row for row in staying if work.life(row).is_nearly_leaving(want.warm_s)]
+        nearly = sorted(nearly, key=lambda row: work.life(row).left_s)[:surplus]
+        staying = [row for row in staying if row not in nearly]
+        leaving += nearly
+    return staying, leaving
+
+
+def _start(work: _Work, want: Desired, missing: int) -> None:
+    deployment, needs = want.deployment, want.deployment.resources
+    while missing and (room := choose_room(work.rooms.values(), needs, SHORTEST * want.warm_s)) is not None:
         work.rooms[room.job_id] = room.without(needs)
         work.joined.add(room.job_id)
         work.actions.append(StartReplica(deployment.name, room.job_id))
         missing -= 1
     per_job = replicas_per_job(needs, work.cluster)
+    if missing and not per_job:
+        work.waits_for[deployment.name] = "the size of the cluster's nodes is not known yet"
     while missing > 0 and per_job:
+        if refusal := work.budget.refusal(deployment.name, deployment.scale, needs):
+            work.waits_for[deployment.name] = refusal
+            return
+        work.budget = work.budget.with_job(deployment.name, needs)
         work.actions.append(SubmitJob(deployment.name, min(missing, per_job)))
         missing -= per_job
+
+
+def _hand_over(work: _Work, want: Desired, staying: list[ReplicaRow], leaving: list[ReplicaRow]) -> None:
+    """End replicas that are about to end, as soon as they are not needed to stand in for others any more."""
+    ready = sum(row.state is ReplicaState.READY for row in staying)
+    stand_in = max(want.stand_in, 0 if want.is_left else want.wanted - ready)
+    last_first = sorted(leaving, key=lambda row: (row.state is ReplicaState.READY, work.life(row).left_s), reverse=True)
+    over = [row for i, row in enumerate(last_first) if i >= stand_in or work.life(row).is_over]
+    _stop(work, over)
 
 
 def _least_needed(work: _Work, rows: list[ReplicaRow]) -> list[ReplicaRow]:
@@ -186,10 +280,13 @@ def _least_needed(work: _Work, rows: list[ReplicaRow]) -> list[ReplicaRow]:
 def _stop(work: _Work, rows: Iterable[ReplicaRow]) -> None:
     """Ask for the end of replicas whose pilot is heard. The others leave with their job."""
     for row in rows:
-        work.leaving.add(row.id)
+        work.going.add(row.id)
         job = work.jobs.get(row.job_id)
         if job is not None and job.report is not None:
-            work.actions.append(StopReplica(row.job_id, row.id))
+            work.actions.append(StopReplica(row.job_id, row.id, work.life(row).left_s))
+
+
+# -- all jobs ----------------------------------------------------------------------------------------------------------
 
 
 def _tell_again(work: _Work, known: set[str]) -> None:
@@ -198,7 +295,7 @@ def _tell_again(work: _Work, known: set[str]) -> None:
         if job.report is None or job.row.state is not JobState.RUNNING:
             continue
         for row in _untold(job.report, work.by_job.get(job.row.id, [])):
-            if row.id not in work.leaving and row.deployment in known:
+            if row.id not in work.going and row.deployment in known:
                 work.actions.append(StartReplica(row.deployment, job.row.id, row.id))
 
 
@@ -209,6 +306,16 @@ def _stop_strays(work: _Work) -> None:
         for report in job.report.replicas if job.report is not None else ():
             if not report.state.is_final and report.replica_id not in alive:
                 work.actions.append(StopReplica(job.row.id, report.replica_id))
+
+
+def _move_ends(work: _Work) -> None:
+    """Tell pilots what the scheduler says of the end of their job, where they think otherwise."""
+    for job in work.jobs.values():
+        if job.report is None or job.row.ends_at is None or job.row.state is not JobState.RUNNING:
+            continue
+        ends_at = end_of(job.row, job.report)
+        if ends_at is not None and (job.report.ends_at is None or abs(job.report.ends_at - ends_at) > END_MOVED_S):
+            work.actions.append(MoveEnd(job.row.id, ends_at))
 
 
 def _cancel(work: _Work, lacking: list[Desired]) -> None:
@@ -227,6 +334,6 @@ def _cancel(work: _Work, lacking: list[Desired]) -> None:
 def _is_needed(work: _Work, job: ObservedJob) -> bool:
     """Whether a replica of the job shall live on, or has to be given the time to end well."""
     rows = work.by_job.get(job.row.id, [])
-    if job.row.id in work.joined or any(row.id not in work.leaving for row in rows):
+    if job.row.id in work.joined or any(row.id not in work.going for row in rows):
         return True
     return bool(rows) and job.row.state is JobState.RUNNING and job.silent_s < HOLD.total_seconds()

@@ -14,19 +14,28 @@ LONGEST_SILENCE_S = 60.0
 
 
 class Rhythm:
-    """Times of polls of one scheduler, in seconds of ``clock``. Without jobs nobody needs to be asked."""
+    """Times of polls of one scheduler, in seconds of ``clock``. Without jobs nobody needs to be asked.
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    ``interval_s``: between two polls there is never less time, whatever happens.
+    """
+
+    def __init__(self, clock: Callable[[], float], interval_s: float = 0.0) -> None:
         self._clock = clock
-        self._pause_s = HURRY_S
+        self.interval_s = interval_s
+        self._hurry_s = max(HURRY_S, interval_s)
+        self._calm_s = max(CALM_S, interval_s)
+        self._slowest_s = max(SLOWEST_S, interval_s)
+        self._pause_s = self._hurry_s
         self._due = inf
+        self._earliest = -inf
         self._is_calm = True
         self._silences = 0
         self._silent_until = -inf
+        self._silent_since = inf
 
     @property
     def is_due(self) -> bool:
-        return self._clock() >= self._due and not self.is_silent
+        return self._clock() >= max(self._due, self._earliest) and not self.is_silent
 
     @property
     def is_silent(self) -> bool:
@@ -34,35 +43,53 @@ class Rhythm:
         return self._clock() < self._silent_until
 
     @property
+    def silent_s(self) -> float | None:
+        """For how long it has not answered; None when it did."""
+        return None if self._silent_since == inf else self._clock() - self._silent_since
+
+    @property
     def left_s(self) -> float:
         """Seconds until it is due; never less than a moment, so that nobody spins."""
-        return max(0.05, max(self._due, self._silent_until) - self._clock())
+        return max(0.05, max(self._due, self._earliest, self._silent_until) - self._clock())
 
     def note(self, has_jobs: bool, is_calm: bool) -> None:
         """How the last pass found the cluster: ``is_calm`` when every job runs and its pilot is heard."""
-        if not has_jobs:
+        if not has_jobs and self.silent_s is None:
             self._due = inf
         elif is_calm != self._is_calm or self._due == inf:
-            self._pause_s = HURRY_S
-            self._due = self._clock() + (CALM_S if is_calm else HURRY_S)
+            self._pause_s = self._hurry_s
+            pause_s = self._calm_s if is_calm and has_jobs else self._hurry_s
+            self._due = min(self._due, self._clock() + pause_s * _jitter())  # what comes and goes delays nothing
         self._is_calm = is_calm or not has_jobs
 
     def hurry(self) -> None:
         """Something was just asked of the scheduler: look soon what came of it."""
-        self._pause_s = HURRY_S
-        self._due = min(self._due, self._clock() + HURRY_S)
+        self._pause_s = self._hurry_s
+        self._due = min(self._due, self._clock() + self._hurry_s * _jitter())
+
+    def asked(self) -> None:
+        """A poll begins."""
+        self._earliest = self._clock() + self.interval_s * _jitter()
 
     def heard(self) -> None:
         """A poll was answered."""
+        self.answered()
+        self._pause_s = min(self._slowest_s, self._pause_s * GROWTH)
+        self._due = self._clock() + (self._calm_s if self._is_calm else self._pause_s) * _jitter()
+
+    def answered(self) -> None:
+        """The scheduler answered to anything."""
         self._silences = 0
-        self._pause_s = min(SLOWEST_S, self._pause_s * GROWTH)
-        self._due = self._clock() + (CALM_S if self._is_calm else self._pause_s) * _jitter()
+        self._silent_since = inf
+        self._silent_until = -inf
 
     def silence(self) -> None:
         """The scheduler did not answer: leave it alone, longer each time."""
         self._silences += 1
-        self._silent_until = self._clock() + min(LONGEST_SILENCE_S, 2.0 ** (self._silences - 1)) * _jitter()
+        self._silent_since = min(self._silent_since, self._clock())
+        self._silent_until = self._clock() + min(LONGEST_SILENCE_S, 2.0 ** min(self._silences - 1, 30)) * _jitter()
 
 
 def _jitter() -> float:
-    return random.uniform(0.9, 1.1)  # noqa: S311 - spreads load
+    """A little more than one, never less: an interval is a promise."""
+    return random.uniform(1.0, 1.2)  # noqa: S311 - spreads load

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from firstkit.clock import monotonic
 from firstkit.links.messages import PilotReport
-from firstkit.reconciler.autoscale import History, forget, remember
+from firstkit.reconciler.autoscale import Demand, Need, Policy
 from firstkit.wire import from_dict
+
+Clusters = frozenset[str] | None
+"""Where a request may go; None: anywhere."""
 
 
 class World:
@@ -20,14 +22,16 @@ class World:
     pilot counts as silent.
     """
 
-    def __init__(self, models: Iterable[str], longest_idle_s: float, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(self, models: Mapping[str, Iterable[Policy]], clock: Callable[[], float] = monotonic) -> None:
+        """``models``: by name, how its deployments scale."""
         self.clock = clock
         self.is_gateway_up = False
+        self.is_demand_known = False
         self.reports: dict[str, PilotReport] = {}
-        self._histories: dict[str, History] = dict.fromkeys(models, ())
-        self._requests: dict[str, int] = dict.fromkeys(models, 0)
-        self._assumed: Counter[str] = Counter()
-        self._longest_idle_s = longest_idle_s
+        self._policies = {model: tuple(policies) for model, policies in models.items()}
+        self._demands: dict[str, dict[Clusters, Demand]] = {
+            model: {None: Demand(clock(), policies)} for model, policies in self._policies.items()
+        }
         self._silent_since: dict[str, float] = {}
         self._gateway_since = clock()
 
@@ -36,7 +40,7 @@ class World:
         self._gateway_since = self.clock()
 
     def gateway_went(self) -> None:
-        self.is_gateway_up = False
+        self.is_gateway_up = self.is_demand_known = False
         self.reports.clear()
         self._silent_since.clear()
 
@@ -56,33 +60,47 @@ class World:
             is_news = is_news or _without_traffic(before) != _without_traffic(report)
         return is_news
 
-    def hear_demand(self, models: Mapping[str, Mapping[str, Any]]) -> None:
-        """Take over the demand for models: ``waiting``, ``in_flight``, ``idle_s`` since the last request, or null."""
-        for model, demand in models.items():
-            if model not in self._histories:
-                continue
-            self._requests[model] = int(demand["waiting"]) + int(demand["in_flight"])
-            if demand.get("idle_s") is not None:
-                at = self.clock() - float(demand["idle_s"])
-                self._histories[model] = remember(self._histories[model], at, 1)
-
-    def assume_more(self, model: str, requests: int) -> None:
-        """Count so many requests as seen now, beside those that were assumed before."""
-        self._assumed[model] += requests
-        self._histories[model] = remember(self._histories[model], self.clock(), self._assumed[model])
-
-    def history(self, model: str) -> History:
-        """The demand for a model up to this moment."""
+    def hear_demand(self, models: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+        """Take over the demand for models: of each, one entry for every set of clusters that requests may go to, with
+        ``waiting``, ``in_flight``, and ``idle_s`` since the last request, or null. Sets that are not named ask for
+        nothing any more."""
+        self.is_demand_known = True
         at = self.clock()
-        history = remember(self._histories[model], at, self._requests[model])
-        self._histories[model] = forget(history, at - self._longest_idle_s)
-        return self._histories[model]
+        for model, entries in models.items():
+            if model not in self._demands:
+                continue
+            said = {_clusters(entry): entry for entry in entries}
+            demands = self._demands[model]
+            for clusters in said.keys() - demands.keys():
+                demands[clusters] = Demand(at, self._policies[model])
+            for clusters, demand in demands.items():
+                entry = said.get(clusters, {})
+                idle_s = entry.get("idle_s")
+                counts = int(entry.get("waiting", 0)), int(entry.get("in_flight", 0))
+                demand.hear(at, *counts, None if idle_s is None else float(idle_s))
+
+    def needs(self, model: str) -> list[Need]:
+        """What a model is asked for at this moment, by the clusters that requests may go to."""
+        at = self.clock()
+        demands = self._demands[model]
+        for clusters in [known for known, demand in demands.items() if known is not None and demand.is_over(at)]:
+            del demands[clusters]
+        return [demand.need(at, clusters) for clusters, demand in demands.items()]
+
+    def is_waited_for(self, model: str) -> bool:
+        """Whether requests wait for a replica now."""
+        return any(demand.waiting for demand in self._demands[model].values())
 
     def silent_s(self, job_id: str) -> float:
         """For how long the gateway has known of no link to the pilot of a job; 0 while it is up or nobody can say."""
         if job_id in self.reports or not self.is_gateway_up:
             return 0.0
         return self.clock() - self._silent_since.get(job_id, self._gateway_since)
+
+
+def _clusters(entry: Mapping[str, Any]) -> Clusters:
+    names = entry.get("clusters")
+    return None if names is None else frozenset(names)
 
 
 def _without_traffic(report: PilotReport | None) -> PilotReport | None:

@@ -32,7 +32,7 @@ from firstkit.schedulers.records import (
     locked,
     write_file,
 )
-from firstkit.schedulers.scheduler import Capacity, JobNews, JobSpec
+from firstkit.schedulers.scheduler import Capacity, Estimate, JobNews, JobSpec, Resources
 from firstkit.states import JobState
 
 LAUNCH_LIMIT_S = 15.0
@@ -109,6 +109,15 @@ class LocalScheduler:
             free_gpus=len(left.gpus),
             free_memory_bytes=left.memory_bytes,
         )
+
+    def estimate(self, resources: Resources) -> Estimate:
+        """Now where it fits; else when nobody knows."""
+        check_fits(resources, self._machine)
+        with self.lock():
+            taken = _taken([self._settle(job) for job in self._load_all()])
+        if allocate(resources, self._machine, taken) is None:
+            return Estimate(None, "cores, memory or GPUs are in use")
+        return Estimate(time.time())
 
     def lock(self) -> AbstractContextManager[None]:
         """Under this lock, and only there, jobs are started, taken in and declared dead."""

@@ -28,7 +28,12 @@ def boot_id() -> str:
 
 
 def own_identity() -> ProcessId:
-    return ProcessId(os.getpid(), _stat(os.getpid())[1], boot_id())
+    return process_id(os.getpid())
+
+
+def process_id(pid: int) -> ProcessId:
+    """The process that has this number now; raises OSError when there is none."""
+    return ProcessId(pid, _stat(pid)[1], boot_id())
 
 
 def is_alive(process: ProcessId) -> bool:

@@ -20,6 +20,9 @@ class Resources:
     walltime_s: Optional[int] = None
     account: Optional[str] = None
     qos: Optional[str] = None
+    partition: Optional[str] = None
+    constraint: Optional[str] = None
+    directives: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,11 @@ class JobSpec:
 
 @dataclass(frozen=True)
 class JobNews:
-    """What the scheduler says of one job. Times are seconds since 1970; None: not known."""
+    """What the scheduler says of one job. Times are seconds since 1970; None: not known.
+
+    Of a job that waits: ``starts_at`` is when the scheduler means to start it, ``position`` its place in the queue, 1
+    for the next. ``address``: where its pilot can be dialled, when it says so.
+    """
 
     job_id: str
     scheduler_id: str
@@ -43,6 +50,17 @@ class JobNews:
     node: Optional[str] = None
     started_at: Optional[float] = None
     ends_at: Optional[float] = None
+    starts_at: Optional[float] = None
+    position: Optional[int] = None
+    address: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """When a job of some shape would start if it were submitted now, in seconds since 1970; None: nobody can say."""
+
+    starts_at: Optional[float] = None
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -82,3 +100,6 @@ class Scheduler(Protocol):
 
     def capacity(self) -> Capacity:
         """What there is and what is free."""
+
+    def estimate(self, resources: Resources) -> Estimate:
+        """When a job of this shape would start. Raises SchedulerRefused when it never would."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, Select, Table, and_, insert, or_, select, update
@@ -21,6 +21,8 @@ from firstkit.wire import from_dict, to_dict
 
 REMEMBERED = 20
 """Observations of one subject that forecasts are made from, and replicas of one deployment that back-off looks at."""
+LONGEST_JOB = timedelta(days=60)
+"""Jobs whose rows are older have long ended: what was spent is not looked for there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,12 @@ class JobRow:
     observed_at: datetime | None
     absent_polls: int
     absent_since: datetime | None
+    starts_at: datetime | None = None
+    """While it waits: when the scheduler means to start it."""
+    position: int | None = None
+    """While it waits: its place in the scheduler's queue, 1 for the next."""
+    address: str | None = None
+    """Where its pilot can be dialled, with a ``direct`` link."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +94,20 @@ class Observation:
 
     seconds: float
     forecast_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What one job takes of its cluster. ``deployment``: the first that it was for; None: nobody knows."""
+
+    job_id: str
+    deployment: str | None
+    nodes: int
+    walltime_s: int | None
+    created_at: datetime
+    started_at: datetime | None
+    ends_at: datetime | None
+    ended_at: datetime | None
 
 
 Row = TypeVar("Row", JobRow, ReplicaRow)
@@ -134,6 +156,30 @@ async def recent(conn: AsyncConnection, since: datetime) -> tuple[list[JobRow], 
             .order_by(replicas.c.created_at, replicas.c.id),
         ),
     )
+
+
+async def spent(conn: AsyncConnection, cluster: str, since: datetime) -> list[Spent]:
+    """Jobs of a cluster that live, or ended after ``since``, as what they cost; oldest first."""
+    of_it = and_(jobs.c.cluster == cluster, jobs.c.created_at > since - LONGEST_JOB)
+    counts = or_(jobs.c.ended_at.is_(None), jobs.c.ended_at > since)
+    columns = (jobs.c.id, jobs.c.spec, jobs.c.created_at, jobs.c.started_at, jobs.c.ends_at, jobs.c.ended_at)
+    found = list(await conn.execute(select(*columns).where(of_it, counts).order_by(jobs.c.created_at, jobs.c.id)))
+    query = select(replicas.c.job_id, replicas.c.deployment).where(replicas.c.job_id.in_([row.id for row in found]))
+    last_first = query.order_by(replicas.c.created_at.desc(), replicas.c.id.desc())
+    whose: dict[str, str] = {row.job_id: row.deployment for row in await conn.execute(last_first)} if found else {}
+    return [
+        Spent(
+            row.id,
+            whose.get(row.id),
+            int(row.spec.get("nodes", 1)),
+            row.spec.get("walltime_s"),
+            row.created_at,
+            row.started_at,
+            row.ends_at,
+            row.ended_at,
+        )
+        for row in found
+    ]
 
 
 async def observed(conn: AsyncConnection, kind: str, subject: str) -> list[Observation]:

@@ -155,9 +155,13 @@ jobs = Table(
     Column("observed_at", UtcTime),
     Column("absent_polls", Integer, nullable=False, default=0),
     Column("absent_since", UtcTime),
+    Column("starts_at", UtcTime),
+    Column("position", Integer),
+    Column("address", String(300)),
     UniqueConstraint("cluster", "scheduler_id"),
     _one_of("state", JobState),
     Index(None, "state"),
+    Index(None, "cluster", "created_at"),
 )
 
 replicas = Table(
@@ -183,6 +187,15 @@ replicas = Table(
     _one_of("state", ReplicaState),
     Index(None, "state"),
     Index(None, "deployment", "created_at"),
+)
+
+drained_clusters = Table(
+    "drained_clusters",
+    metadata,
+    Column("name", String(200), primary_key=True),
+    Column("at", UtcTime, nullable=False),
+    Column("actor", String(200), nullable=False),
+    Column("message", Words, nullable=False, default=""),
 )
 
 observations = Table(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
+
 from firstkit.errors import SchedulerRefused, SchedulerSilent
-from firstkit.schedulers.scheduler import Capacity, JobNews, JobSpec
+from firstkit.schedulers.scheduler import Capacity, Estimate, JobNews, JobSpec, Resources
 from firstkit.states import JobState
 
 
@@ -32,6 +34,10 @@ class QuickCluster:
     async def capacity(self) -> Capacity:
         self.calls.append("capacity")
         return Capacity(1, 8, 0, 2**34, 1, 8, 0, 2**34)
+
+    async def estimate(self, resources: Resources) -> Estimate:  # noqa: ARG002 - whatever it is
+        self.calls.append("estimate")
+        return Estimate(time.time())
 
 
 class LostAnswerCluster(QuickCluster):
@@ -78,3 +84,7 @@ class SilentCluster(QuickCluster):
     async def capacity(self) -> Capacity:
         self.calls.append("capacity")
         raise SchedulerSilent("no answer in time")
+
+    async def estimate(self, resources: Resources) -> Estimate:
+        self.calls.append("estimate")
+        raise SchedulerSilent(f"no answer in time about {resources.nodes} nodes")

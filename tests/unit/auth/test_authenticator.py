@@ -70,6 +70,7 @@ async def test_a_good_key(at: _Setting, key: str) -> None:
     assert identity.scopes == {"inference", "metrics"}
     assert identity.user_id.startswith("user-")
     assert identity.project_id.startswith("project-")
+    assert identity.project_name == "climate"
 
 
 async def test_it_is_remembered_for_a_while(at: _Setting, key: str) -> None:

@@ -90,8 +90,12 @@ def test_a_reader_that_has_enough(state_dir: Path) -> None:
 
 NEW_KEY = {"name": "k", "user": "u", "project": "p", "scopes": [], "expires_at": None, "key": "text"}
 STATUS = {"version": "1", "started_at": "2026-11-01T12:00:00+00:00", "controller": "connected"}
+EXPLANATION = {"model": "m", "status": "live", "reason": "", "controller": "connected", "in_flight": 0, "waiting": 0}
+EXPLANATION |= {"clusters": []}
 LIGHT: dict[str, tuple[str, dict[str, Any]]] = {
-    "status": ("/admin/status", {**STATUS, "models": [], "jobs": [], "replicas": []}),
+    "status": ("/admin/status", {**STATUS, "clusters": [], "models": [], "jobs": [], "replicas": []}),
+    "explain m": ("/admin/explain/m", EXPLANATION),
+    "cluster drain here --message x": ("/admin/clusters/here/drain", {"message": "x"}),
     "keys create k": ("/admin/keys", NEW_KEY),
     "keys list": ("/admin/keys?include_dead=False", {"data": []}),
     "keys revoke k": ("/admin/keys/revoke", {"name": "k", "prefix": "first-x", "user": "u"}),

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import io
 import json
+import re
+import sys
 import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -12,7 +15,7 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from firstkit.cli.commands import build
-from firstkit.cli.status import matching
+from firstkit.cli.status import matching, show_status
 from firstkit.cli.watching import look
 from unit.cli.servers import Answers, answer, on_socket
 
@@ -34,14 +37,29 @@ def replica(name: str, state: str, **more: Any) -> dict[str, Any]:
     }
 
 
+def place(name: str, status: str, **more: Any) -> dict[str, Any]:
+    """A model on one cluster."""
+    known = {"eta_s": None, "position": None, "reason": "", "ready": 0, "in_flight": 0, "room": 0}
+    return {"name": name, "status": status, **known, **more}
+
+
+def cluster(name: str = "here", **more: Any) -> dict[str, Any]:
+    capacity = {"nodes": 40, "free_nodes": 3, "gpus": 160, "free_gpus": 12}
+    known = {"status": "open", "message": "", "capacity": capacity, "queue": {"running": 1, "pending": 2}}
+    return {"id": name, **known, **more}
+
+
 def status(model: str = "live", *replicas: dict[str, Any], **more: Any) -> dict[str, Any]:
     row = {"id": "m", "aliases": ["n"], "status": model, "eta_s": 12.3, "reason": "", "ready": 1, "in_flight": 2}
+    row["clusters"] = [place("here", model, eta_s=12.3, ready=1, in_flight=2, room=4)]
     job = {"id": "job-x", "cluster": "here", "state": "RUNNING", "reason": "", "node": None, "link": "up"}
+    job |= {"position": None, "starts_at": None, "exit_code": None}
     times = {"created_at": START.isoformat(), "started_at": START.isoformat(), "ends_at": None, "observed_at": None}
     return {
         "version": "9.9",
         "started_at": START.isoformat(),
         "controller": "connected",
+        "clusters": [cluster()],
         "models": [{**row, "waiting": 0, "capabilities": ["chat"], "context_length": 2048}],
         "jobs": [{**job, **times}],
         "replicas": list(replicas),
@@ -76,12 +94,83 @@ def first(*arguments: str, expect: int = 0) -> Result:
 def test_status_for_people_and_programs(gateway: Answers) -> None:
     lines = first("status").stdout.splitlines()
     assert lines[0].startswith("FIRST 9.9")
+    assert "here\topen\t3/40\t12/160\t1 running, 2 pending\t" in lines
+    assert "m\there\tlive\t2/4\t\t\t" in lines
     assert "rep-abd\tm\there\tFAILED\t0/4\t\texit status 1" in lines
     assert json.loads(first("status", "--json").stdout)["version"] == "9.9"
 
 
+FEDERATION = status(
+    clusters=[
+        cluster("polaris", status="drained", message="cooling until 18:00"),
+        cluster("cloud", capacity=None, queue={"running": 0, "pending": 0}),
+    ],
+    models=[
+        {
+            **status()["models"][0],
+            "id": "meta-llama/Llama-3.3-70B-Instruct",
+            "waiting": 4,
+            "clusters": [
+                place("polaris", "live", in_flight=128, room=128),
+                place("sophia", "queued", position=3, eta_s=190.0, reason="the job waits: Resources"),
+            ],
+        }
+    ],
+    replicas=[replica("rep-aaaaaaaaaaaaaaaa", "DRAINING", model="meta-llama/Llama-3.3-70B-Instruct")],
+)
+
+
+def job(state: str, **more: Any) -> dict[str, Any]:
+    return {**status()["jobs"][0], "state": state, "started_at": None, **more}
+
+
+def test_status_of_a_federation(state_dir: Path) -> None:
+    soon = (datetime.now(UTC) + timedelta(seconds=330)).isoformat()
+    jobs = [
+        job("PENDING", position=3, starts_at=soon, reason="Resources"),
+        job("RUNNING", started_at=START.isoformat(), ends_at=soon),
+        job("FAILED", ends_at=soon, exit_code=9, reason="killed"),
+    ]
+    answers = {"/admin/status": answer("200 OK", json.dumps(FEDERATION | {"jobs": jobs}).encode())}
+    with on_socket(state_dir / "admin.sock", answers):
+        lines = first("status").stdout.splitlines()
+    name = "meta-llama/Llama-3.3-70B-Instruct"
+    for line in (
+        "polaris\tdrained\t3/40\t12/160\t1 running, 2 pending\tcooling until 18:00",
+        "cloud\topen\t\t\t\t",
+        f"{name}\tpolaris\tlive\t128/128, 4 wait\t\t\t",
+        f"{name}\tsophia\tqueued\t\t3\t3 min\tthe job waits: Resources",
+        "job-x\there\tPENDING\tup\t3\tin 5 min\t\tResources",
+        "job-x\there\tRUNNING\tup\t\t2026-11-24 12:00\t5 min\t",
+        "job-x\there\tFAILED\tup\t\t\t\tkilled; exit status 9",
+    ):
+        assert line in lines
+
+
+def test_it_fits_into_a_terminal_of_100_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    out = Terminal()
+    monkeypatch.setattr(sys, "stdout", out)
+    soon = (datetime.now(UTC) + timedelta(days=3)).isoformat()
+    job_id = "job-aaaaaaaaaaaaaaaa"
+    jobs = [job("PENDING", id=job_id, position=30, starts_at=soon, reason="the partition is full until tomorrow")]
+    jobs += [job("RUNNING", id=job_id, started_at=START.isoformat(), ends_at=soon)]
+    show_status(FEDERATION | {"jobs": jobs})
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue()).splitlines()
+    assert len(lines) > 15
+    assert [line for line in lines if len(line.rstrip()) > 100] == []
+
+
+class Terminal(io.StringIO):
+    """Takes what is printed as a terminal would."""
+
+    def isatty(self) -> bool:
+        return True
+
+
 def test_models(gateway: Answers) -> None:
-    assert first("models").stdout.splitlines()[1].split("\t")[:5] == ["m", "n", "live", "chat", "2048"]
+    line = first("models").stdout.splitlines()[1].split("\t")
+    assert (line[:5], line[-1]) == (["m", "n", "live", "chat", "2048"], "here: live")
     assert json.loads(first("models", "--json").stdout)[0]["id"] == "m"
 
 

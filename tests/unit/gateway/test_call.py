@@ -12,7 +12,19 @@ from hypothesis import strategies as st
 
 from firstkit.auth.authenticator import Identity
 from firstkit.errors import ApiError, InvalidRequest
-from firstkit.gateway.call import CHAT, COMPLETIONS, EMBEDDINGS, Call, Patience, check_body, parse_body, patience
+from firstkit.gateway.call import (
+    APIS,
+    CHAT,
+    COMPLETIONS,
+    EMBEDDINGS,
+    Call,
+    Patience,
+    check_body,
+    most_tokens,
+    parse_body,
+    patience,
+    unpinned,
+)
 from firstkit.gateway.request import Account, RequestHead
 from firstkit.routing.table import Route
 
@@ -213,3 +225,48 @@ def test_a_body_that_nobody_will_be_sent_again_is_let_go() -> None:
     assert call.body == {}
     assert isinstance(call.owner, Owner)
     assert call.owner.releases == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "cluster"),
+    [
+        ("/v1/chat/completions", None),
+        ("/v1/clusters/here/chat/completions", "here"),
+        ("/v1/clusters/here/embeddings", "here"),
+        ("/v1/clusters//completions", ""),
+    ],
+)
+def test_a_path_may_name_a_cluster(path: str, cluster: str | None) -> None:
+    plain, named = unpinned(path)
+    assert plain in APIS
+    assert named == cluster
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/clusters",
+        "/v1/clusters/",
+        "/v1/clusters/here",
+        "/v1/clusters/here/v1/chat/completions",
+        "/v1/clusters/a/b/chat/completions",
+        "/v1/clusters/here/clusters/here/chat/completions",
+        "/v1/Clusters/here/chat/completions",
+    ],
+)
+def test_other_paths_are_no_such(path: str) -> None:
+    assert unpinned(path)[0] not in APIS
+
+
+@pytest.mark.parametrize(
+    ("fields", "tokens"),
+    [
+        (b"", None),
+        (b', "max_tokens": null', None),
+        (b', "max_tokens": 7', 7),
+        (b', "max_completion_tokens": 9', 9),
+        (b', "max_tokens": 7, "max_completion_tokens": 9', 9),
+    ],
+)
+def test_how_many_tokens_are_asked_for(fields: bytes, tokens: int | None) -> None:
+    assert most_tokens(parse_body(b'{"model": "m"%b}' % fields)) == tokens

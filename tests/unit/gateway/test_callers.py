@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from firstkit.engines.familiar import LONGEST_HEAD_BYTES, MOST_DIGITS, FamiliarHead
-from firstkit.gateway.call import CHAT, Patience
+from firstkit.gateway.call import CHAT, EMBEDDINGS, Patience
 from firstkit.gateway.callers import Caller, familiar, read_caller
 from firstkit.gateway.request import RequestHead
 from firstkit.ids import digest
@@ -43,8 +43,30 @@ def test_what_else_it_may_say() -> None:
 
 
 @pytest.mark.parametrize(
+    ("path", "headers", "pin"),
+    [
+        ("/v1/chat/completions", [], None),
+        ("/v1/clusters/here/chat/completions", [], "here"),
+        ("/v1/chat/completions", [(b"x-first-cluster", b"here")], "here"),
+        ("/v1/clusters/here/chat/completions", [(b"x-first-cluster", b" here ")], "here"),
+    ],
+)
+def test_the_cluster_that_is_asked_for(path: str, headers: list[tuple[bytes, bytes]], pin: str | None) -> None:
+    caller = read_caller(RequestHead("POST", path, [HOST, KEY, JSON, *headers]), CHAT, True, USUAL)
+    assert (caller.pin, caller.refusal) == (pin, None)
+
+
+def test_two_clusters_at_once() -> None:
+    head = RequestHead("POST", "/v1/clusters/here/embeddings", [HOST, KEY, JSON, (b"x-first-cluster", b"there")])
+    refusal = read_caller(head, EMBEDDINGS, True, USUAL).refusal
+    assert refusal is not None
+    assert (refusal.status, refusal.param) == (400, "x-first-cluster")
+
+
+@pytest.mark.parametrize(
     ("headers", "status", "is_known"),
     [
+        ([KEY, JSON, (b"x-first-cluster", b"a"), (b"x-first-cluster", b"a")], 400, True),
         ([JSON], 401, False),
         ([KEY, KEY, JSON], 400, False),
         ([KEY], 415, True),

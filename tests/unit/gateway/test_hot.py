@@ -6,7 +6,9 @@ import asyncio
 import itertools
 import logging
 import tempfile
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +19,26 @@ from hypothesis import strategies as st
 from firstkit.accounting.limits import KeyLimits
 from firstkit.auth.authenticator import Identity
 from firstkit.clock import monotonic
+from firstkit.config import parse_config
 from firstkit.errors import StoreUnavailable
 from firstkit.gateway import relay
 from firstkit.gateway.hot import STRANGERS_BYTES
+from firstkit.gateway.reach import Reach
 from firstkit.gateway.request import MAX_BODY_BYTES, BodyMemory
-from firstkit.links.messages import Outcome
+from firstkit.links.messages import Outcome, Tail, Usage
 from unit.gateway.support import (
     CHAT_BODY,
+    CONFIG,
+    IDENTITY,
     Answer,
     Served,
     Visit,
     get,
     request,
+    route,
     serving,
 )
-from unit.gateway.upstreams import CHUNK, settle, until
+from unit.gateway.upstreams import CHUNK, AtOnce, ByHand, settle, until
 
 POOR = Identity("u", "user", "p", "poor", frozenset({"metrics"}))
 STREAM = {**CHAT_BODY, "stream": True}
@@ -129,6 +136,125 @@ async def test_what_is_hot(served: Served) -> None:
         assert found.path == path
         assert api("GET", path) is api("HEAD", path) is api("OPTIONS", path) is None
         assert api("POST", f"{path}/") is api("POST", f"/{path}") is api("POST", path.upper()) is None
+
+
+# -- clusters ----------------------------------------------------------------------------------------------------------
+
+
+async def test_paths_with_a_cluster_are_hot_too(served: Served) -> None:
+    api = served.port.hot.api
+    assert api("POST", "/v1/clusters/here/chat/completions") is api("POST", "/v1/chat/completions")
+    assert api("GET", "/v1/clusters/here/chat/completions") is api("POST", "/v1/clusters/here") is None
+
+
+PINNED_PATH = "/v1/clusters/here/chat/completions"
+
+
+@pytest.mark.parametrize("data", [request(path=PINNED_PATH), request("x-first-cluster: here")])
+async def test_a_pinned_request_goes_there_and_nowhere_else(folder: Path, data: bytes) -> None:
+    served = serving(folder)
+    other = ByHand()
+    served.gateway.table.add(route("rep-2", 100, cluster="elsewhere", upstream=other))
+    for count in range(1, 5):
+        visit = served.connect()
+        visit.say(data)
+        assert served.replica.last.request.path == "/v1/chat/completions"
+        served.replica.last.answer()
+        answer = await visit.answer()
+        assert (answer.status, answer.headers[b"x-first-cluster"]) == (200, b"here")
+        assert (len(served.replica.opened), other.opened) == (count, [])
+    assert [entry["clusters"] for entry in served.gateway.room.demand()["m"]] == [None, ["here"]]
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "code"),
+    [
+        (request(path="/v1/clusters/nowhere/chat/completions"), 404, "cluster_not_found"),
+        (request("x-first-cluster: nowhere"), 404, "cluster_not_found"),
+        (request("x-first-cluster: nowhere", body=b"{"), 404, "cluster_not_found"),
+        (request("x-first-cluster:"), 404, "cluster_not_found"),
+        (request("x-first-cluster: outside", path=PINNED_PATH), 400, "invalid_request"),
+        (request("x-first-cluster: outside"), 400, "unsupported_endpoint"),
+        (
+            request(
+                "x-first-cluster: outside", path="/v1/embeddings", body={"model": "org/embedder", "input": "x"}
+            ),
+            404, "cluster_not_found",
+        ),
+        (request("x-first-cluster: nowhere", key="bad"), 401, "invalid_api_key"),
+    ],
+)  # fmt: skip
+async def test_where_there_is_no_such_cluster(served: Served, data: bytes, status: int, code: str) -> None:
+    answer = await answer_to(served, data)
+    assert (answer.status, answer.error["code"]) == (status, code)
+    assert served.replica.opened == []
+    assert served.body_bytes == 0
+    assert all(usage.running == 0 for usage in served.port.limits._keys.values())
+
+
+async def test_clusters_and_models_that_are_not_for_one_are_not_there(served: Served) -> None:
+    gateway = served.gateway
+    access = parse_config(f"server: {{state_dir: /x}}\n{CONFIG}".replace("here: {}", "here: {access: {users: [ada]}}"))
+    gateway.reach = Reach(access)
+    embed = {"model": "org/embedder", "input": "x"}
+    for data, code in (
+        (request(), "unsupported_endpoint"),
+        (request(path=PINNED_PATH), "cluster_not_found"),
+        (request(path="/v1/embeddings", body=embed), "model_not_found"),
+    ):
+        assert (await answer_to(served, data)).error["code"] == code
+    assert gateway.visible_models(IDENTITY) == ["m"]
+    served.keys.identities["key"] = ada = replace(IDENTITY, user_name="ada")
+    assert gateway.visible_models(ada) == ["m", "org/embedder"]
+    visit = served.connect()
+    visit.say(request(path=PINNED_PATH))
+    served.replica.last.answer()
+    assert (await visit.answer()).status == 200
+
+
+async def test_equal_beginnings_meet_again_and_projects_do_not(folder: Path) -> None:
+    served = serving(folder, replica=(first := AtOnce()))
+    served.gateway.table.add(route("rep-2", 8, upstream=(second := AtOnce())))
+    served.keys.identities["other"] = replace(IDENTITY, project_id="q")
+
+    async def where(key: str, end: str) -> str:
+        body = {"model": "m", "messages": [{"role": "system", "content": "x" * 5000 + end}]}
+        before = len(first.opened)
+        await answer_to(served, request(body=body, key=key))
+        return "first" if len(first.opened) > before else "second"
+
+    mine = [await where("key", str(number)) for number in range(6)]
+    assert len(set(mine)) == 1
+    theirs = await where("other", "0")
+    assert theirs != mine[0], "a turn like any other: nothing of it is known"
+    assert [await where("other", str(number)) for number in range(6)] == [theirs] * 6
+    assert len(second.opened) > 0
+
+
+async def test_of_a_model_with_one_replica_nothing_is_hashed(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("there is nothing to choose")
+
+    monkeypatch.setattr(served.port.hot, "_prefixes", never)
+    gateway = served.gateway
+    gateway.reach._anywhere["chat"]["m"] = None  # as if all its deployments served it
+    served.connect().say(request(body={"model": "m", "messages": [{"role": "user", "content": "x" * 9000}]}))
+    assert len(served.replica.opened) == 1
+
+
+async def test_a_short_request_is_told_from_a_long_one_where_that_counts(served: Served) -> None:
+    [dying] = served.gateway.table.routes()
+    pool = served.gateway.table.pools["m"]
+    pool.measure(dying, Tail(Outcome.COMPLETE, Usage(10, 5000), None, 0.1, 0.02, 100.0))
+    dying.born_at, dying.ends_at = time.time() - 3600, time.time() + 60
+    pool.changed(dying)
+    served.connect().say(request(body={**CHAT_BODY, "max_tokens": 5000}))
+    await settle()
+    assert served.replica.opened == []
+    served.connect().say(request(body={**CHAT_BODY, "max_tokens": 100}))
+    await settle()
+    assert len(served.replica.opened) == 1
+    assert b'"max_tokens":100' in served.replica.last.body
 
 
 # -- limits ------------------------------------------------------------------------------------------------------------
@@ -242,8 +368,8 @@ def gone(served: Served) -> None:
 
 def fill(served: Served) -> None:
     """Have no room at any replica."""
-    for route in served.gateway.table.routes():
-        route.in_flight = route.max_in_flight
+    for each in served.gateway.table.routes():
+        each.in_flight = each.max_in_flight
     served.gateway.table.pools["m"].refresh()
 
 

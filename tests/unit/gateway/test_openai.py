@@ -69,8 +69,8 @@ async def test_models_are_listed_with_what_first_knows(gateway: Gateway, app: AS
         "status": "starting",
         "reason": "loading",
         "clusters": [
-            {"name": "here", "status": "offline", "eta_s": None, "reason": ""},
-            {"name": "outside", "status": "offline", "eta_s": None, "reason": ""},
+            {"name": "here", "status": "offline", "eta_s": None, "position": None, "reason": ""},
+            {"name": "outside", "status": "offline", "eta_s": None, "position": None, "reason": ""},
         ],
         "replicas_ready": 0,
         "context_length": None,
@@ -169,7 +169,7 @@ async def test_a_wrong_header_names_itself(port: Port) -> None:
 
 # -- the routes that are only there for the schema ---------------------------------------------------------------------
 
-STUBS = sorted(APIS)
+STUBS = sorted([*APIS, *(path.replace("/v1/", "/v1/clusters/here/") for path in APIS)])
 
 
 def targets(path: str) -> list[str]:

@@ -14,7 +14,7 @@ from firstkit.gateway.pilots import Pilots
 from firstkit.gateway.state import Gateway
 from firstkit.gateway.waiting import WaitingRoom
 from firstkit.ids import digest
-from firstkit.links.messages import Hello, PilotReport, ReplicaReport
+from firstkit.links.messages import Hello, PilotReport, Refusal, ReplicaReport
 from firstkit.routing.table import RoutingTable
 from firstkit.schedulers.scheduler import Resources
 from firstkit.states import JobState, ReplicaState
@@ -55,6 +55,12 @@ class Door(Pilots):
     def lose(self, link: Link) -> None:
         self.on_lost(link)  # type: ignore[arg-type]
 
+    def drop(self, link: Link) -> None:
+        self.on_down(link)  # type: ignore[arg-type]
+
+    def resume(self, link: Link) -> None:
+        self.on_up(link)  # type: ignore[arg-type]
+
     def ready(self, model: str = "m") -> list[str]:
         return [route.replica_id for route in self.table.pools[model].ready]
 
@@ -78,8 +84,16 @@ def says(replica_id: str, state: ReplicaState = ReplicaState.READY, **more: Any)
 
 
 async def test_who_is_not_the_pilot_of_the_job_stays_outside(door: Door) -> None:
-    assert await door.admit(Hello(1, "v", "job-1", "another", "token")) == "another pilot has this job"
-    assert await door.admit(Hello(1, "v", "job-9", "secret", "token")) == "there is no such job"
+    another = await door.admit(Hello(1, "v", "job-1", "another", "token"))
+    assert another == Refusal("refused", "another pilot has this job")
+    assert await door.admit(Hello(1, "v", "job-9", "secret", "token")) == Refusal("refused", "there is no such job")
+
+
+async def test_the_pilot_of_a_job_that_is_over_is_told_so(gateway: Gateway, door: Door) -> None:
+    async with gateway.db.begin() as conn:
+        for state in (JobState.SUBMITTING, JobState.VANISHED):
+            assert await move_job(conn, "job-1", state)
+    assert await door.admit(HELLO) == Refusal("over", "this job is over")
 
 
 async def test_a_silent_database_is_told_as_such(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,7 +101,9 @@ async def test_a_silent_database_is_told_as_such(door: Door, monkeypatch: pytest
         raise StoreUnavailable
 
     monkeypatch.setattr(door.db, "begin", away)
-    assert "try again" in (await door.admit(HELLO) or "")
+    refusal = await door.admit(HELLO)
+    assert refusal is not None
+    assert (refusal.code, refusal.message) == ("refused", "the database is not answering; try again")
 
 
 async def test_what_is_ready_gets_requests(door: Door) -> None:
@@ -134,6 +150,46 @@ async def test_with_its_link_a_replica_is_gone_and_comes_back_with_the_next(door
     assert await door.admit(HELLO) is None
     door.hear(second, says("rep-1"))
     assert [route.upstream for route in door.table.routes()] == [second]
+
+
+async def test_a_link_that_is_down_gets_nothing_new_until_it_is_up_again(door: Door) -> None:
+    link, other = Link(), Link()
+    door.resume(link)  # its first connection: what it serves is not known yet
+    door.hear(link, says("rep-1"), says("rep-2", ReplicaState.STARTING))
+    (route,) = door.table.pools["m"].routes
+    assert door.room.table.pools["m"].take() is route
+    door.drop(other)
+    assert door.ready() == ["rep-1"]
+    door.drop(link)
+    assert (door.ready(), door.in_flight("rep-1"), door.is_up("job-1")) == ([], 1, True)
+    assert list(door.table.routes()) == []
+    assert door.told == ["job-1"], "the controller need not hear of it"
+    ticket = door.room.join("m")
+    door.resume(link)
+    assert ticket.route.result() is route
+    assert (door.ready(), route.in_flight, len(list(door.table.routes()))) == (["rep-1"], 2, 2)
+    door.drop(link)
+    door.lose(link)
+    assert (list(door.table.routes()), door.told) == ([], ["job-1", "job-1"])
+
+
+async def test_a_pilot_that_reports_what_nobody_knows_has_it_looked_up_once_at_a_time(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = 0
+    read_rows = door._read_rows
+
+    async def counted(job_id: str) -> None:
+        nonlocal reads
+        reads += 1
+        await read_rows(job_id)
+
+    monkeypatch.setattr(door, "_read_rows", counted)
+    for n in range(200):
+        door.hear(Link(), says(f"rep-of-nobody-{n}"))
+    await until(lambda: not door._reading)
+    assert reads <= 2
+    assert list(door.table.routes()) == []
 
 
 async def test_the_younger_of_two_links_counts(door: Door) -> None:

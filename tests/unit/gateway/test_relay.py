@@ -73,10 +73,10 @@ class World:
         self.folder = folder
         self.relay = Relay(self.room, Forecasts(self.table), self.spool)
 
-    def add(self, most: int = 4) -> ByHand:
+    def add(self, most: int = 4, cluster: str = "here") -> ByHand:
         """One replica more."""
         replica = ByHand()
-        self.table.add(route(f"rep-{len(self.routes)}", most, upstream=replica))
+        self.table.add(route(f"rep-{len(self.routes)}", most, cluster=cluster, upstream=replica))
         return replica
 
     @property
@@ -334,6 +334,68 @@ async def test_nor_did_what_says_that_it_did_not(world: World, status: int) -> N
     good.last.answer(b"[]")
     assert (asked.answer.headers[b"content-type"], asked.answer.body) == (b"application/json", b"[]")
     over(world, asked, "complete")
+
+
+async def test_it_goes_to_another_cluster_if_there_is_one(world: World) -> None:
+    failing, near, far = world.add(), world.add(), world.add(cluster="there")
+    asked = world.ask()
+    failing.last.end(Outcome.LOST, usage=None)
+    assert near.opened == []
+    far.last.stream(CHUNK)
+    far.last.complete()
+    assert asked.answer.headers[b"x-first-cluster"] == b"there"
+    assert over(world, asked, "complete")["cluster"] == "there"
+
+
+async def test_a_cluster_is_lost_in_mid_load(world: World) -> None:
+    """What was under way there ends by an error that is seen, or goes elsewhere if nothing of it was answered yet; who
+    waits goes on waiting; what comes goes elsewhere."""
+    gone, stays = world.add(3), world.add(3, "there")
+    asked = [world.ask() for _ in range(6)]
+    waiting = world.ask()
+    for exchange in [*gone.opened[:2], *stays.opened]:
+        exchange.stream(CHUNK)
+    stays.opened[0].complete()
+    await settle()
+    begun = [gone.opened[0], gone.opened[1]]
+    world.table.remove(world.routes[0])
+    stays.opened[1].complete()
+    for exchange in list(gone.opened):
+        exchange.end(Outcome.LOST, usage=None)
+    await settle()
+    ended = [each for each in asked if each.overs and b'"code": "replica_lost"' in each.said]
+    assert len(ended) == len(begun) == 2
+    assert all(each.said.startswith(CHUNK) and DONE not in each.said for each in ended)
+    assert world.ask().overs == 0
+    served = 0
+    while served < len(stays.opened):
+        exchange = stays.opened[served]
+        served += 1
+        if not exchange.has_ended:
+            exchange.data(CHUNK) if exchange.has_head else exchange.stream(CHUNK)
+            exchange.complete()
+            await settle()
+    assert waiting.said == CHUNK + DONE
+    assert [line["outcome"] for line in world.lines()].count("lost") == 2
+    assert {line["cluster"] for line in world.lines() if line["outcome"] == "complete"} == {"there"}
+    assert world.in_flight == 0
+
+
+async def test_only_what_the_replica_itself_took_is_measured(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[str] = []
+    monkeypatch.setattr(world.room, "measure", lambda route, tail: measured.append(tail.outcome.value))
+    replica = world.add()
+    for outcome in Outcome:
+        world.ask(stream=False)
+        replica.last.head()
+        replica.last.end(outcome)
+    assert measured == ["complete"]
+    asked = world.ask()
+    replica.last.stream(CHUNK)
+    asked.client.pause()
+    asked.client.resume()
+    replica.last.complete()
+    assert measured == ["complete"], "the client was slow"
 
 
 async def test_what_the_first_replica_said_does_not_count_for_the_second(world: World) -> None:

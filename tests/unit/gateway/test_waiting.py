@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from math import inf
 from typing import Any
 
 import pytest
@@ -16,7 +17,9 @@ from firstkit.gateway.waiting import Ticket, WaitingRoom
 from firstkit.links.messages import Outcome
 from firstkit.metrics import REGISTRY
 from firstkit.routing.breaker import FAILURES, FIRST_WAIT_S, Circuit
+from firstkit.routing.calendar import Window
 from firstkit.routing.table import Route, RoutingTable
+from firstkit.routing.wish import ANYWHERE, Wish
 from firstkit.states import ReplicaState
 from unit.gateway.support import route
 
@@ -28,8 +31,8 @@ class Room(WaitingRoom):
         self.told: list[bool] = []
         super().__init__(RoutingTable({"m": "m"}), max_waiting, self.told.append)
 
-    def add(self, most: int = 1) -> Route:
-        added = route(f"rep-{len(list(self.table.routes()))}", most)
+    def add(self, most: int = 1, cluster: str = "here") -> Route:
+        added = route(f"rep-{len(list(self.table.routes()))}", most, cluster=cluster)
         self.table.add(added)
         return added
 
@@ -44,12 +47,13 @@ async def test_who_comes_while_there_is_room_is_served_at_once() -> None:
 
 async def test_nobody_overtakes_those_who_wait() -> None:
     room = Room()
-    ticket = room.join("m")
-    added = room.add(2)
+    first, second = room.join("m"), room.join("m")
+    added = room.add()
     assert room.take("m") is None
-    room.pump("m")
-    assert ticket.route.result() is added
-    assert room.take("m") is added
+    assert first.route.result() is added
+    assert not second.route.done()
+    room.give_back(added)
+    assert second.route.result() is added
 
 
 async def test_a_second_attempt_does_not_queue_again() -> None:
@@ -252,21 +256,24 @@ async def test_who_gives_up_in_the_moment_of_being_served_passes_it_on() -> None
     assert added.in_flight == 0
 
 
+def said(waiting: int, in_flight: int, idle_s: float | None, clusters: list[str] | None = None) -> dict[str, Any]:
+    return {"m": [{"clusters": clusters, "waiting": waiting, "in_flight": in_flight, "idle_s": idle_s}]}
+
+
 async def test_demand_is_what_the_controller_needs_to_know(monkeypatch: pytest.MonkeyPatch) -> None:
     at = [100.0]
     monkeypatch.setattr(waiting, "monotonic", lambda: at[0])
     room = Room()
-    assert room.demand() == {"m": {"waiting": 0, "in_flight": 0, "idle_s": None}}
+    assert room.demand() == said(0, 0, None)
     added = room.add()
     room.take("m")
     ticket = room.join("m")
-    said = room.demand()["m"]
-    assert (said["waiting"], said["in_flight"]) == (1, 1)
+    assert room.demand() == said(1, 1, 0.0)
     room.give_back(added)
     at[0] += 7
-    assert room.demand() == {"m": {"waiting": 0, "in_flight": 1, "idle_s": 7.0}}
+    assert room.demand() == said(0, 1, 7.0)
     room.give_back(ticket.route.result())
-    assert room.demand() == {"m": {"waiting": 0, "in_flight": 0, "idle_s": 0.0}}
+    assert room.demand() == said(0, 0, 0.0)
     assert waiting.monotonic is not clock.monotonic
 
 
@@ -278,57 +285,214 @@ async def test_a_request_that_is_served_at_once_is_demand() -> None:
     assert room.told == [False]
 
 
+async def test_demand_tells_apart_where_requests_may_go() -> None:
+    room = Room(max_waiting=9)
+    room.add(3)
+    room.add(1, "there")
+    pinned, other = Wish(frozenset({"there"})), Wish(frozenset({"there", "here"}))
+    taken = [room.take("m", wish) for wish in (ANYWHERE, other, pinned)]
+    room.join("m", pinned)
+    room.join("m", pinned._replace(most_tokens=16))
+    found = {tuple(entry["clusters"] or ()): entry for entry in room.demand()["m"]}
+    counts = {clusters: (entry["in_flight"], entry["waiting"]) for clusters, entry in found.items()}
+    assert counts == {(): (1, 0), ("here", "there"): (1, 0), ("there",): (1, 2)}
+    room.give_back(taken[1], wish=other)  # type: ignore[arg-type]
+    assert [entry["in_flight"] for entry in room.demand()["m"]] == [1, 0, 1]
+
+
+# -- where requests may go ---------------------------------------------------------------------------------------------
+
+HERE, THERE = Wish(frozenset({"here"})), Wish(frozenset({"there"}))
+
+
+async def test_who_waits_for_one_cluster_holds_up_nobody_else() -> None:
+    room = Room(max_waiting=9)
+    room.add(2)
+    pinned = room.join("m", THERE)
+    assert room.take("m") is not None
+    assert room.take("m", HERE) is not None
+    last = room.join("m")
+    there = room.add(1, "there")
+    room.pump("m")
+    assert pinned.route.result() is there
+    assert not last.route.done()
+    room.give_back(there, wish=THERE)
+    assert last.route.result() is there, "who may go everywhere goes there too"
+
+
+async def test_among_those_whom_it_may_serve_the_first_goes_first() -> None:
+    room = Room(max_waiting=9)
+    tickets = [room.join("m", wish) for wish in (THERE, ANYWHERE, HERE, ANYWHERE, HERE)]
+    here = room.add(1)
+    order = []
+    for _ in range(4):
+        room.pump("m")
+        [served] = [ticket for ticket in tickets if ticket.route.done() and ticket not in order]
+        order.append(served)
+        room.give_back(here, wish=served.wish)
+    assert [tickets.index(ticket) for ticket in order] == [1, 2, 3, 4]
+
+
+async def test_a_position_counts_those_who_are_before_one() -> None:
+    room = Room(max_waiting=9)
+    tickets = [room.join("m", wish) for wish in (THERE, HERE, THERE, HERE, ANYWHERE, THERE)]
+    assert [room.position("m", ticket) for ticket in tickets] == [1, 1, 2, 2, 5, 4]
+
+
+async def test_the_first_who_waits_for_a_cluster_wakes_the_controller() -> None:
+    room = Room(max_waiting=9)
+    for wish in (ANYWHERE, ANYWHERE, THERE, THERE):
+        room.join("m", wish)
+    assert room.told == [True, False, True, False]
+
+
+async def test_where_one_cluster_fails_others_may_help() -> None:
+    room = Room()
+    failing = room.add()
+    there = room.add(1, "there")
+    tickets = []
+    for _ in range(FAILURES):
+        assert room.take("m", HERE) is failing
+        room.take("m", THERE)
+        tickets = [room.join("m", HERE), room.join("m")]
+        for ticket in tickets:
+            room.leave("m", ticket)
+        room.give_back(failing, Outcome.FAILED, HERE)
+        room.give_back(there, wish=THERE)
+    with pytest.raises(ReplicasFailing):
+        room.join("m", HERE)
+    assert room.take("m") is there
+    room.join("m")
+
+
+async def test_those_who_may_go_elsewhere_are_not_sent_away() -> None:
+    room = Room(max_waiting=9)
+    failing, there = room.add(FAILURES), room.add(1, "there")
+    taken = [room.take("m", HERE) for _ in range(FAILURES)]
+    assert taken == [failing] * FAILURES
+    assert room.take("m", THERE) is there
+    stuck, free = room.join("m", HERE), room.join("m")
+    failing.state = ReplicaState.DRAINING
+    room.table.pools["m"].changed(failing)
+    for _ in range(FAILURES - 1):
+        room.give_back(failing, Outcome.LOST, HERE)
+    failing.state = ReplicaState.READY
+    room.give_back(failing, Outcome.LOST, HERE)
+    assert isinstance(stuck.route.exception(), ReplicasFailing)
+    assert not free.route.done()
+    room.give_back(there, wish=THERE)
+    assert free.route.result() is there
+
+
+async def test_when_its_cluster_dies_a_request_in_line_waits_for_the_others() -> None:
+    room = Room()
+    here = room.add()
+    assert room.take("m") is here
+    ticket = room.join("m")
+    room.table.remove(here)
+    room.give_back(here, Outcome.LOST)
+    assert not ticket.route.done()
+    there = room.add(1, "there")
+    room.pump("m")
+    assert ticket.route.result() is there
+
+
+async def test_a_second_attempt_goes_to_another_cluster() -> None:
+    room = Room()
+    failed, near, far = room.add(), room.add(), room.add(1, "there")
+    assert room.take_another("m", failed) is far
+    assert room.take_another("m", failed, THERE) is None
+    assert room.take_another("m", failed) is near
+
+
+async def test_what_time_opens_is_given_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    at = [1000.0]
+    room = Room()
+    room.table.pools["m"]._clock = lambda: at[0]
+    room.table.calendar.windows = {"here": [Window(900.0, 1100.0)]}
+    here = room.add()
+    assert room.take("m") is None
+    ticket = room.join("m")
+    room.pump_all()
+    assert not ticket.route.done()
+    at[0] = 1100.0
+    room.pump_all()
+    assert ticket.route.result() is here
+
+
+WISHES = [ANYWHERE, HERE, THERE, Wish(frozenset({"here", "there"}))]
 OPS = st.lists(
     st.tuples(st.sampled_from(["come", "come", "end", "leave", "add", "drain", "ready", "remove"]), st.integers(0, 9)),
-    max_size=40,
+    max_size=50,
 )
 
 
-@settings(max_examples=60)
-@given(OPS)
-def test_any_history_serves_in_order_and_loses_no_room(ops: list[tuple[str, int]]) -> None:
-    asyncio.run(_history(ops))
+@settings(max_examples=100)
+@given(OPS, st.booleans())
+def test_any_history_serves_in_order_and_loses_no_room(ops: list[tuple[str, int]], is_restricted: bool) -> None:
+    asyncio.run(History(is_restricted).play(ops))
 
 
-async def _history(ops: list[tuple[str, int]]) -> None:
-    room = Room(max_waiting=3)
-    routes: list[Route] = []
-    line: list[Ticket] = []
-    served: list[Route] = []
-    for op, number in ops:
-        _step(room, op, number, routes, line, served)
-        done = [ticket for ticket in line if ticket.route.done()]
-        assert done == line[: len(done)], "they are served in the order in which they came"
-        served += [ticket.route.result() for ticket in done]
-        del line[: len(done)]
-        assert room.waiting("m") == len(line)
-        for each in routes:
-            assert each.in_flight == served.count(each) <= each.max_in_flight
-        has_room = any(each.load < 1.0 for each in routes)
-        assert not (line and has_room), "nobody waits while there is room"
+class History:
+    """Requests of several kinds; ``line`` are those that wait, ``served`` those that have a route."""
 
+    def __init__(self, is_restricted: bool) -> None:
+        self.wishes = WISHES if is_restricted else [ANYWHERE]
+        self.routes: list[Route] = []
+        self.line: list[Ticket] = []
+        self.served: list[tuple[Route, Wish]] = []
 
-def _step(room: Room, op: str, number: int, routes: list[Route], line: list[Ticket], served: list[Any]) -> None:
-    pool = room.table.pools["m"]
-    if op == "come":
-        if (taken := room.take("m")) is not None:
-            served.append(taken)
-        elif len(line) < 3:
-            line.append(room.join("m"))
+    async def play(self, ops: list[tuple[str, int]]) -> None:
+        self.room = Room(max_waiting=4)
+        for op, number in ops:
+            self.step(op, number)
+            self.look()
+
+    def look(self) -> None:
+        for wish in self.wishes:
+            kind = [ticket for ticket in self.line if ticket.wish == wish]
+            done = [ticket for ticket in kind if ticket.route.done()]
+            assert done == kind[: len(done)], "they are served in the order in which they came"
+        self.served += [(ticket.route.result(), ticket.wish) for ticket in self.line if ticket.route.done()]
+        self.line = [ticket for ticket in self.line if not ticket.route.done()]
+        assert self.room.waiting("m") == len(self.line)
+        for each in self.routes:
+            assert each.in_flight == [taken for taken, _ in self.served].count(each) <= each.max_in_flight
+        assert all(wish.within is None or taken.cluster in wish.within for taken, wish in self.served)
+        for ticket in self.line:
+            within = ticket.wish.within
+            has_room = [each for each in self.routes if each.finish < inf and (not within or each.cluster in within)]
+            assert not has_room, "nobody waits while there is room"
+        entries = self.room.demand()["m"]
+        assert sum(entry["waiting"] for entry in entries) == len(self.line)
+        assert sum(entry["in_flight"] for entry in entries) == len(self.served) == self.room.table.pools["m"].in_flight
+        assert len({str(entry["clusters"]) for entry in entries}) == len(entries)
+
+    def step(self, op: str, number: int) -> None:
+        room = self.room
+        if op == "come":
+            self.come(self.wishes[number % len(self.wishes)])
+        elif op == "end" and self.served:
+            taken, wish = self.served.pop(number % len(self.served))
+            room.give_back(taken, wish=wish)
+        elif op == "leave" and self.line:
+            room.leave("m", self.line.pop(number % len(self.line)))
+        elif op == "add":
+            self.routes.append(room.add(1 + number % 2, "here" if number % 3 else "there"))
+            room.pump("m")
+        elif op == "remove" and self.routes:
+            room.table.remove(self.routes.pop(number % len(self.routes)))
+        elif op in ("drain", "ready") and self.routes:
+            changed = self.routes[number % len(self.routes)]
+            changed.state = ReplicaState.DRAINING if op == "drain" else ReplicaState.READY
+            room.table.pools["m"].changed(changed)
+            room.pump("m")
+
+    def come(self, wish: Wish) -> None:
+        if (taken := self.room.take("m", wish)) is not None:
+            self.served.append((taken, wish))
+        elif len(self.line) < 4:
+            self.line.append(self.room.join("m", wish))
         else:
             with pytest.raises(Overloaded):
-                room.join("m")
-    elif op == "end" and served:
-        room.give_back(served.pop(number % len(served)))
-    elif op == "leave" and line:
-        room.leave("m", line.pop(number % len(line)))
-    elif op == "add":
-        routes.append(room.add(1 + number % 2))
-        room.pump("m")
-    elif op == "remove" and routes:
-        room.table.remove(routes.pop(number % len(routes)))
-    elif op in ("drain", "ready") and routes:
-        state = ReplicaState.DRAINING if op == "drain" else ReplicaState.READY
-        routes[number % len(routes)].state = state
-        pool.refresh()
-        room.pump("m")
+                self.room.join("m", wish)

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from firstkit.errors import CallFailed, FirstError
+from firstkit.links.entrance import Arrival, Entrance
 from firstkit.links.frames import Decoder, Frame, FrameType, frame
-from firstkit.links.gateway_end import GatewayLink, listen_tunnel
+from firstkit.links.gateway_end import GatewayLink
 from firstkit.links.messages import (
     Call,
     Head,
@@ -21,6 +22,7 @@ from firstkit.links.messages import (
     Outcome,
     PilotReport,
     PilotSpec,
+    Refusal,
     Sink,
     Tail,
 )
@@ -103,6 +105,7 @@ class RememberingService:
         self.answer: Callable[[ManualExchange], None] | None = None
         self.answers_cancel = True
         self.reports = 0
+        self.overs = 0
         self.job_id = JOB
 
     def open(self, request: Open, body: bytes, sink: Sink) -> ManualExchange:
@@ -127,6 +130,9 @@ class RememberingService:
         self.reports += 1
         return PilotReport(self.job_id, free_cpus=self.reports)
 
+    def over(self) -> None:
+        self.overs += 1
+
     async def exchange(self, index: int = 0) -> ManualExchange:
         await until(lambda: len(self.exchanges) > index, "an exchange")
         return self.exchanges[index]
@@ -137,19 +143,33 @@ class RememberingOwner:
 
     def __init__(self) -> None:
         self.reason: str | Exception | None = None
+        self.code = "refused"
         self.hellos: list[Hello] = []
         self.reports: list[PilotReport] = []
+        self.made: list[GatewayLink] = []
+        self.news: list[str] = []
         self.up: list[GatewayLink] = []
         self.lost: list[GatewayLink] = []
         self.may_admit = asyncio.Event()
         self.may_admit.set()
 
-    async def admit(self, hello: Hello) -> str | None:
+    async def admit(self, hello: Hello) -> Refusal | None:
         self.hellos.append(hello)
         await self.may_admit.wait()
         if isinstance(self.reason, Exception):
             raise self.reason
-        return self.reason
+        return None if self.reason is None else Refusal(self.code, self.reason)
+
+    def on_up(self, link: GatewayLink) -> None:
+        assert link.is_up
+        self.news.append("up")
+        if link not in self.made:
+            self.made.append(link)
+
+    def on_down(self, link: GatewayLink) -> None:
+        assert not link.is_up
+        assert not link.has_ended
+        self.news.append("down")
 
     def on_report(self, link: GatewayLink, report: PilotReport) -> None:
         assert link.is_up
@@ -160,6 +180,7 @@ class RememberingOwner:
     def on_lost(self, link: GatewayLink) -> None:
         assert not link.is_up
         assert link not in self.lost
+        self.news.append("lost")
         self.lost.append(link)
 
 
@@ -198,41 +219,51 @@ class Ends:
         self.path = path
         self.owner = RememberingOwner()
         self.service = RememberingService()
-        self.made: list[GatewayLink] = []
+        self.entrance = Entrance(self.owner)
+        self.arrivals: list[Arrival] = []
         self.server: asyncio.AbstractServer | None = None
         self._pilots: list[tuple[PilotLink, asyncio.Task[None]]] = []
         self._peers: list[Peer] = []
 
-    async def listen(self, **times: float) -> None:
-        def make() -> GatewayLink:
-            self.made.append(GatewayLink(self.owner, **times))
-            return self.made[-1]
+    @property
+    def made(self) -> list[GatewayLink]:
+        """All links that ever were, oldest first."""
+        return self.owner.made
 
+    async def listen(self, **times: float) -> None:
         self.path.unlink(missing_ok=True)
-        self.server = await asyncio.get_running_loop().create_unix_server(make, str(self.path))
+        self.enter(**times)
+        self.server = await asyncio.get_running_loop().create_unix_server(self.entrance.arrive, str(self.path))
 
     async def listen_tunnel(self, context: ssl.SSLContext, handshake_s: float = LIMIT_S, **times: float) -> str:
         """Where the door is, for pilots that dial through TLS."""
-
-        def make() -> GatewayLink:
-            self.made.append(GatewayLink(self.owner, **times))
-            return self.made[-1]
-
+        self.enter(**times)
         listener = socket.create_server(("127.0.0.1", 0))
-        self.server = await listen_tunnel(make, listener, context, handshake_s)
+        self.server = await self.entrance.listen(listener, context, handshake_s)
         return f"127.0.0.1:{self.server.sockets[0].getsockname()[1]}"
 
-    def dial(self, link: LinkSpec | None = None, **times: Any) -> PilotLink:
-        link = link or LinkSpec("socket", str(self.path))
+    def enter(self, **times: float) -> None:
+        """A new gateway, which remembers who arrives."""
+        self.entrance = Entrance(self.owner, **times)
+        arrive = self.entrance.arrive
+
+        def remember() -> Arrival:
+            self.arrivals.append(arrive())
+            return self.arrivals[-1]
+
+        self.entrance.arrive = remember  # type: ignore[method-assign]
+
+    def dial(self, link: LinkSpec | None = None, resume_s: float = 0.0, **times: Any) -> PilotLink:
+        link = link or LinkSpec("socket", str(self.path), resume_s=resume_s)
         spec = PilotSpec(JOB, "local", link, enrolment_token="token-1")
         pilot = PilotLink(spec, self.service, **{"redial_s": (0.01, 0.02), "refused_s": 0.05, **times})
         self._pilots.append((pilot, asyncio.get_running_loop().create_task(pilot.run())))
         return pilot
 
-    async def link(self, **times: Any) -> GatewayLink:
+    async def link(self, resume_s: float = 0.0, **times: Any) -> GatewayLink:
         """Both ends, up."""
         await self.listen(**times)
-        self.dial()
+        self.dial(resume_s=resume_s)
         await until(lambda: self.owner.up, "the link")
         return self.owner.up[0]
 
@@ -241,18 +272,18 @@ class Ends:
         self._peers.append(peer)
         return peer
 
-    async def admitted_peer(self) -> Peer:
+    async def admitted_peer(self, **hello: Any) -> Peer:
         peer = await self.peer()
-        peer.send(FrameType.HELLO, 0, Hello(1, "1.0", JOB, "secret"))
+        peer.send(FrameType.HELLO, 0, Hello(**{"protocol": 2, "version": "1.0", "job_id": JOB, "secret": "s", **hello}))
         await until(lambda: peer.got(FrameType.HELLO), "the gateway's hello")
         return peer
 
     async def stop_gateway(self) -> None:
         assert self.server is not None
         self.server.close()
-        for link in self.made:
-            link.close()
-        await until(lambda: all(link.has_ended or link._transport is None for link in self.made))
+        self.entrance.close()
+        for arrival in self.arrivals:
+            arrival.leave()
         self.server = None
 
     async def close(self) -> None:

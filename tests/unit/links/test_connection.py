@@ -11,9 +11,9 @@ import pytest
 from firstkit.links.connection import GATHER_BYTES, GATHER_S, Connection
 from firstkit.links.frames import MAX_PAYLOAD, Decoder, FrameError, FrameType, frame
 from firstkit.links.gateway_end import BODY_TURN_BYTES, SMALL_BODY_BYTES, GatewayLink
-from firstkit.links.messages import PROTOCOL, Hello, Outcome, Tail
+from firstkit.links.messages import Outcome, Tail
 from firstkit.wire import encode
-from unit.links.support import JOB, RememberingOwner, RememberingSink, request, until
+from unit.links.support import JOB, RememberingOwner, RememberingSink, request
 
 
 class Clock:
@@ -26,6 +26,9 @@ class Clock:
 
     def time(self) -> float:
         return self.now
+
+    def create_future(self) -> asyncio.Future[None]:
+        return asyncio.get_running_loop().create_future()
 
     def call_soon(self, work: Callable[..., Any], *args: Any) -> None:
         self._soon.append(lambda: work(*args))
@@ -88,15 +91,17 @@ class Transport:
 
     def set_write_buffer_limits(self, high: int) -> None: ...
 
+    def set_protocol(self, protocol: Any) -> None:
+        self.protocol = protocol
+
 
 def on(connection: Connection) -> tuple[Clock, Transport]:
     """``connection``, on a clock and a transport of ours. Call it in a coroutine."""
     clock, transport = Clock(), Transport()
-    transport.protocol = connection
-    connection.connection_made(cast(Any, transport))
-    assert connection._timer is not None
-    connection._timer.cancel()
     connection.loop = cast(Any, clock)
+    connection.attach(cast(Any, transport))
+    cast(Timer, connection._timer).cancel()
+    clock.turn()
     return clock, transport
 
 
@@ -194,18 +199,8 @@ async def test_a_payload_that_is_too_long_is_the_senders_error() -> None:
 
 
 async def admitted() -> tuple[GatewayLink, Clock, Transport]:
-    link = GatewayLink(RememberingOwner())
-    transport = Transport()
-    transport.protocol = link
-    link.connection_made(cast(Any, transport))
-    link.data_received(frame(FrameType.HELLO, 0, encode(Hello(PROTOCOL, "1", JOB))))
-    await until(lambda: link.is_up)
-    await asyncio.sleep(0)
-    clock = Clock()
-    assert link._timer is not None
-    link._timer.cancel()
-    link.loop = cast(Any, clock)
-    transport.frames()
+    link = GatewayLink(RememberingOwner(), JOB)
+    clock, transport = on(link)
     return link, clock, transport
 
 

@@ -12,10 +12,20 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from firstkit.clock import now
 from firstkit.links import private_ca
-from firstkit.links.private_ca import CA_FILE, CA_LIFE, RENEW_BEFORE, SERVER_FILE, SERVER_LIFE, CaUnusable, PrivateCa
+from firstkit.links.private_ca import (
+    CA_FILE,
+    CA_LIFE,
+    RENEW_BEFORE,
+    SERVER_FILE,
+    SERVER_LIFE,
+    CaUnusable,
+    PrivateCa,
+    job_name,
+)
 
 
 def certificate(path: Path) -> x509.Certificate:
@@ -91,6 +101,50 @@ def test_it_can_vouch_for_no_other_name(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(private_ca, "SERVER_NAME", "first.example.org")
     with pytest.raises(ssl.SSLCertVerificationError, match="permitted subtree violation"):
         shakes_hands(trusting(ca.certificate_pem), ca.server_context(), "first.example.org")
+
+
+def test_a_job_gets_a_name_below_the_gateways(tmp_path: Path) -> None:
+    """Its pilot is believed under that name alone: it cannot pass for the gateway, nor for another pilot."""
+    ca = PrivateCa(tmp_path)
+    pilot, gateway = pilot_of(ca, tmp_path, "job-1"), ca.client_context()
+    gateway.verify_flags |= ssl.VERIFY_X509_STRICT
+    assert shakes_hands(gateway, pilot, job_name("job-1")) == "TLSv1.3"
+    for name in (private_ca.SERVER_NAME, job_name("job-2")):
+        with pytest.raises(ssl.SSLCertVerificationError, match="Hostname mismatch"):
+            shakes_hands(gateway, pilot, name)
+        with pytest.raises(ssl.SSLCertVerificationError, match="Hostname mismatch"):
+            shakes_hands(trusting(ca.certificate_pem), pilot, name)
+
+
+def test_a_pilots_certificate_is_not_a_clients(tmp_path: Path) -> None:
+    ca = PrivateCa(tmp_path)
+    pilot = pilot_of(ca, tmp_path, "job-1")
+    another = trusting(ca.certificate_pem)
+    another.load_cert_chain(tmp_path / "job-1.pem")
+    with pytest.raises(ssl.SSLError, match=r"verify failed|unsupported certificate"):
+        shakes_hands(another, pilot, job_name("job-1"))
+
+
+def pilot_of(ca: PrivateCa, folder: Path, job_id: str) -> ssl.SSLContext:
+    """A server as a pilot is one: it asks for certificates of the same CA."""
+    (folder / f"{job_id}.pem").write_text(ca.identity_pem(job_id))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(cadata=ca.certificate_pem)
+    context.load_cert_chain(folder / f"{job_id}.pem")
+    return context
+
+
+def test_a_certificate_of_before_that_is_no_clients_is_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ca = PrivateCa(tmp_path)
+    with monkeypatch.context() as before:
+        before.setattr(private_ca, "_GATEWAY", [ExtendedKeyUsageOID.SERVER_AUTH])
+        ca.server_context()
+    old = certificate(tmp_path / SERVER_FILE)
+    ca.client_context()
+    new = certificate(tmp_path / SERVER_FILE)
+    assert new != old
+    assert ExtendedKeyUsageOID.CLIENT_AUTH in new.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
 
 
 def test_lives(tmp_path: Path) -> None:

@@ -4,7 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from firstkit.onsite.allotment import Allotment, DoesNotFit, Share, gpu_environment, visible_gpus, whole_job
+from firstkit.onsite.allotment import (
+    Allotment,
+    DoesNotFit,
+    Share,
+    counted_job,
+    gpu_environment,
+    visible_gpus,
+    whole_job,
+)
 from firstkit.schedulers.scheduler import Resources
 
 JOB = Share(tuple(range(8)), ("GPU-a", "GPU-b", "2", "3"), 64)
@@ -86,3 +94,11 @@ def test_an_engine_sees_its_gpus_in_the_variables_of_the_job() -> None:
 
 def test_a_whole_job() -> None:
     assert whole_job([3, 1, 1], {"CUDA_VISIBLE_DEVICES": "7"}, 9) == Share((1, 3), ("7",), 9)
+
+
+def test_counted_cores_are_disjoint_by_number_and_bind_nobody() -> None:
+    allotment = Allotment(counted_job(5, {"CUDA_VISIBLE_DEVICES": "0"}, 100))
+    first, second = (allotment.take(name, Resources(cpus_per_node=2)) for name in ("rep-1", "rep-2"))
+    assert (first.cpus, second.cpus, allotment.free.cpus) == ((0, 1), (2, 3), (4,))
+    assert [share.bound_cpus for share in (first, second, allotment.free)] == [(), (), ()]
+    assert whole_job([4, 5], {}, 1).bound_cpus == (4, 5)

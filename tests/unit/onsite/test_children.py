@@ -43,6 +43,14 @@ async def test_a_child_has_its_cores_its_folder_and_no_other_environment(tmp_pat
     assert (await said(tmp_path)).replace("'LC_CTYPE'", "").replace(", ]", "]") == f"['A'] {tmp_path} {{{core}}} True"
 
 
+async def test_without_cores_a_child_runs_where_we_do(tmp_path: Path) -> None:
+    script = "import os; print(sorted(os.sched_getaffinity(0)))"
+    with (tmp_path / "out").open("wb") as output:
+        child = spawn([sys.executable, "-c", script], {}, str(tmp_path), (), output.fileno())
+    await child.ended
+    assert await said(tmp_path) == str(sorted(os.sched_getaffinity(0)))
+
+
 async def test_an_end_is_noticed_on_an_old_kernel_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "pidfd_open")
     assert await asyncio.wait_for(start(tmp_path, "raise SystemExit(3)").ended, 10) == 3

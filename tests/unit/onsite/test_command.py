@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from firstkit.errors import ClaimedBefore, SchedulerRefused, SchedulerSilent
 from firstkit.onsite import command
 from firstkit.onsite.command import REQUEST_LIMIT_BYTES, answer_to, submit
-from firstkit.schedulers.scheduler import Capacity, JobNews, JobSpec, Resources
+from firstkit.schedulers.scheduler import Capacity, Estimate, JobNews, JobSpec, Resources
 from firstkit.states import JobState
 from firstkit.wire import WireError, to_dict
 
@@ -28,6 +28,7 @@ class WrittenScheduler:
         self.trouble = trouble
         self.jobs: dict[str, tuple[list[str], str]] = {}
         self.submissions = 0
+        self.state = JobState.PENDING
 
     def submit(self, spec: JobSpec, argv: list[str], folder: str) -> str:
         self.submissions += 1
@@ -39,13 +40,16 @@ class WrittenScheduler:
     def poll(self) -> dict[str, JobNews]:
         if self.trouble:
             raise self.trouble
-        return {job_id: JobNews(job_id, f"written-{job_id}", JobState.PENDING) for job_id in self.jobs}
+        return {job_id: JobNews(job_id, f"written-{job_id}", self.state) for job_id in self.jobs}
 
     def cancel(self, job_id: str) -> None:
         self.jobs.pop(job_id, None)
 
     def capacity(self) -> Capacity:
         return Capacity(1, 2, 3, 4, 1, 2, 3, 4)
+
+    def estimate(self, resources: Resources) -> Estimate:
+        return Estimate(float(resources.nodes), "written")
 
 
 @pytest.fixture
@@ -134,6 +138,46 @@ def test_poll_cancel_and_capacity(scheduler: WrittenScheduler, tmp_path: Path) -
     assert ask("cancel", tmp_path, job_id=JOB) == {"ok": True, "result": None}
     assert ask("poll", tmp_path)["result"] == {}
     assert ask("capacity", tmp_path)["result"]["free_cpus"] == 2
+
+
+def test_estimate(scheduler: WrittenScheduler, tmp_path: Path) -> None:
+    answer = ask("estimate", tmp_path, resources=to_dict(Resources(nodes=3)))
+    assert answer == {"ok": True, "result": {"starts_at": 3.0, "reason": "written"}}
+    assert "resources: missing" in ask("estimate", tmp_path)["message"]
+
+
+def test_running_jobs_tell_where_they_can_be_dialled(scheduler: WrittenScheduler, tmp_path: Path) -> None:
+    ask("submit", tmp_path, job=spec())
+    (tmp_path / "jobs" / JOB / "address").write_text("n1:7777\n")
+    assert ask("poll", tmp_path)["result"][JOB]["address"] is None
+    scheduler.state = JobState.RUNNING
+    assert ask("poll", tmp_path)["result"][JOB]["address"] == "n1:7777"
+
+
+def test_a_trial_is_another_program(scheduler: WrittenScheduler, tmp_path: Path) -> None:
+    ask("submit", tmp_path, job=spec(trial={}))
+    assert scheduler.jobs[JOB][0] == [*RUNNER, "trial", "."]
+
+
+def test_the_list_of_the_cluster_is_honoured_where_there_is_one(scheduler: WrittenScheduler, tmp_path: Path) -> None:
+    (tmp_path / "allowed.json").write_text('{"engines": [], "partitions": ["small"]}')
+    (tmp_path / "allowed.json").chmod(0o600)
+    replica = {"replica_id": "r", "model": "m", "deployment": "d", "engine": {"kind": "command", "name": "x"}}
+    allowed = {"job_id": JOB, "resources": {"partition": "small"}}
+    for job, words in (
+        ({**allowed, "pilot": {"replicas": [replica]}}, 'the engine "x" is not in'),
+        ({**allowed, "pilot": {"trial": {"replicas": [replica]}}}, 'the engine "x" is not in'),
+        ({**allowed, "resources": {"partition": "big"}}, 'the partition "big" is not in'),
+        ({**allowed, "resources": {}}, "a job without partition"),
+    ):
+        answer = ask("submit", tmp_path, job=job)
+        assert (answer["error"], answer["code"]) == ("refused", "refused")
+        assert words in answer["message"]
+    for pilot in ({"replicas": 7}, {"replicas": [7]}, {"trial": {"replicas": {}}}):
+        assert ask("submit", tmp_path, job={**allowed, "pilot": pilot})["error"] == "invalid"
+    assert ask("estimate", tmp_path, resources={"partition": "big"})["error"] == "refused"
+    assert scheduler.submissions == 0
+    assert ask("submit", tmp_path, job=allowed)["ok"]
 
 
 @pytest.mark.parametrize(

@@ -90,3 +90,23 @@ async def test_traffic_alone_is_reported_seldom(place: Path, monkeypatch: pytest
             ours._traffic_changed()
         await asyncio.sleep(0.07)
     assert len(pushes) == 3
+
+
+async def test_the_scheduler_may_move_the_end_of_its_job(place: Path) -> None:
+    ours = pilot(1000)
+    ends_at = time.time() + 5000
+    await ours.call(Call("end", {"ends_at": ends_at}))
+    assert ours.report().ends_at == ends_at
+
+
+async def test_it_leaves_when_its_job_is_over_in_the_books(place: Path) -> None:
+    ours = pilot(1000)
+    ours.over()
+    assert ours.report().free_cpus == 0
+    await asyncio.wait_for(ours.run(), 10)
+
+
+async def test_where_it_can_be_dialled_is_for_its_owner_to_read(place: Path) -> None:
+    module._write_address("10.0.0.1:4711")
+    assert (place / "address").read_text() == "10.0.0.1:4711"
+    assert (place / "address").stat().st_mode & 0o777 == 0o600

@@ -42,6 +42,13 @@ def test_a_place_with_a_port_has_a_key_in_a_private_file(tmp_path: Path) -> None
     assert list((tmp_path / "rep-1").iterdir()) == []
 
 
+def test_of_counted_cores_an_engine_is_told_no_more_than_there_are(tmp_path: Path) -> None:
+    there = len(os.sched_getaffinity(0))
+    for takes_socket in (True, False):
+        place = make_place(str(tmp_path), engine(takes_socket), Share(tuple(range(there + 9)), is_bound=False))
+        assert (len(place.cpus), place.is_bound) == (there, False)
+
+
 def test_a_port_that_is_taken_is_not_free() -> None:
     port = free_port()
     assert is_port_free(port)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,22 @@ async def test_what_cannot_be_is_refused_or_reported(replicas: Replicas, wrong: 
     assert report.state is ReplicaState.FAILED
     assert sentence in report.reason
     assert replicas.free.cpus == (0, 1)
+
+
+async def test_what_the_list_of_the_cluster_lacks_does_not_start(replicas: Replicas, tmp_path: Path) -> None:
+    """The list is two folders above the job's, and read anew each time."""
+    folder = tmp_path / "state" / "jobs" / "job-1"
+    folder.mkdir(parents=True)
+    replicas._around = replace(replicas._around, folder=str(folder / "replicas"))
+    path = tmp_path / "state" / "allowed.json"
+    for text, words in (('{"engines": []}', 'the engine "" is not in'), ("{", "cannot be understood")):
+        path.write_text(text)
+        path.chmod(0o600)
+        with pytest.raises(CallFailed, match=words):
+            replicas.start(spec("rep-1"))
+    path.write_text('{"engines": [{"engine": {"kind": "fake"}}]}')
+    replicas.start(spec("rep-1"))
+    await all_ended(replicas)
 
 
 async def test_unknown_replicas(replicas: Replicas) -> None:

@@ -3,13 +3,10 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from firstkit.reconciler.autoscale import History, Policy, forget, peak, remember, wanted
+from firstkit.reconciler.autoscale import Demand, History, Need, Policy, forget, peak, remember
 
 SAMPLES = st.lists(st.tuples(st.floats(0, 1000), st.integers(0, 50)), max_size=30)
-
-
-def policy(hot: int = 0, most: int = 3, max_in_flight: int = 4, idle_timeout_s: float = 60.0) -> Policy:
-    return Policy(hot, most, max_in_flight, idle_timeout_s)
+POLICY = Policy(hot=0, most=3, max_in_flight=4, idle_timeout_s=60.0, sustain_s=10.0)
 
 
 def history_of(samples: list[tuple[float, int]]) -> History:
@@ -17,6 +14,9 @@ def history_of(samples: list[tuple[float, int]]) -> History:
     for at, requests in samples:
         history = remember(history, at, requests)
     return history
+
+
+# -- histories ---------------------------------------------------------------------------------------------------------
 
 
 @given(SAMPLES, st.floats(0, 1000))
@@ -39,52 +39,89 @@ def test_forgetting_changes_no_window_after_it(samples: list[tuple[float, int]],
     assert peak(forget(history, before), before + later) == peak(history, before + later)
 
 
-def test_hot_ones_need_no_demand() -> None:
-    assert wanted([policy(hot=2)], (), 0.0) == [2]
+# -- demand ------------------------------------------------------------------------------------------------------------
 
 
-def test_one_request_wants_one_replica() -> None:
-    assert wanted([policy()], ((10.0, 1),), 10.0) == [1]
+def needed(demand: Demand, at: float, policy: Policy = POLICY) -> int:
+    return demand.need(at, None).by(policy)
 
 
-def test_what_exceeds_the_room_of_the_hot_ones_wants_more() -> None:
-    assert wanted([policy(hot=1)], ((10.0, 4),), 10.0) == [1]
-    assert wanted([policy(hot=1)], ((10.0, 5),), 10.0) == [2]
+def test_the_first_request_of_a_cold_model_counts_at_once() -> None:
+    demand = Demand(0.0, [POLICY])
+    demand.hear(5.0, 1, 0, 0.0)
+    assert needed(demand, 5.0) == 1
+
+
+def test_more_than_one_replica_is_for_what_lasts() -> None:
+    demand = Demand(0.0, [POLICY])
+    demand.hear(100.0, 9, 0, 0.0)
+    assert needed(demand, 100.0) == 1
+    assert needed(demand, 110.0) == 1
+    assert needed(demand, 110.1) == 9
+
+
+def test_of_a_window_the_lowest_number_counts() -> None:
+    demand = Demand(0.0, [POLICY])
+    demand.hear(100.0, 9, 0, 0.0)
+    demand.hear(108.0, 5, 0, 0.0)
+    demand.hear(109.0, 9, 0, 0.0)
+    assert needed(demand, 115.0) == 5
+    assert needed(demand, 119.1) == 9
+
+
+def test_a_burst_that_is_over_before_the_window_wants_no_more() -> None:
+    demand = Demand(0.0, [POLICY])
+    demand.hear(100.0, 50, 0, 0.0)
+    demand.hear(109.0, 0, 1, 0.0)
+    assert max(needed(demand, 100.0 + i) for i in range(60)) == 1
 
 
 def test_demand_counts_for_the_idle_timeout() -> None:
-    assert wanted([policy()], ((10.0, 9),), 70.0) == [3]
-    assert wanted([policy()], ((10.0, 9),), 70.1) == [0]
+    demand = Demand(0.0, [POLICY])
+    demand.hear(0.0, 0, 9, 0.0)
+    assert needed(demand, 20.0) == 9
+    demand.hear(30.0, 0, 0, 0.0)
+    assert needed(demand, 90.0) == 9
+    assert needed(demand, 90.1) == 0
+    assert demand.is_over(90.1)
 
 
-def test_what_others_serve_is_not_started_here() -> None:
-    assert wanted([policy()], ((10.0, 8),), 10.0, elsewhere=8) == [0]
+def test_each_policy_has_its_own_windows() -> None:
+    patient = Policy(0, 3, 4, 60.0, sustain_s=30.0)
+    demand = Demand(0.0, [POLICY, patient])
+    demand.hear(0.0, 9, 0, 0.0)
+    assert (needed(demand, 20.0), needed(demand, 20.0, patient)) == (9, 1)
 
 
-def test_the_next_deployment_takes_what_the_first_cannot() -> None:
-    assert wanted([policy(most=1), policy()], ((10.0, 9),), 10.0) == [1, 2]
-    assert wanted([policy(most=0), policy()], ((10.0, 9),), 10.0) == [0, 3]
+def test_a_need_goes_where_it_may() -> None:
+    assert Need().admits("a")
+    assert Need(frozenset("ab")).admits("a")
+    assert not Need(frozenset("b")).admits("a")
 
 
-POLICIES = st.builds(
-    lambda hot, more, *rest: Policy(hot, hot + more, *rest),
-    st.integers(0, 4),
-    st.integers(0, 5),
-    st.integers(1, 16),
-    st.floats(0, 100),
-)
+STEPS = st.lists(st.tuples(st.floats(0.1, 30), st.integers(0, 20)), min_size=1, max_size=20)
 
 
-@given(st.lists(POLICIES, max_size=4), SAMPLES, st.floats(0, 2000), st.integers(0, 20))
-def test_policy_is_always_kept(
-    policies: list[Policy], samples: list[tuple[float, int]], now: float, elsewhere: int
+@given(STEPS, st.floats(0, 40), st.floats(0, 100))
+def test_what_is_needed_is_the_highest_of_what_lasted(
+    steps: list[tuple[float, int]], sustain_s: float, idle_timeout_s: float
 ) -> None:
-    counts = wanted(policies, history_of(samples), now, elsewhere)
-    for one, count in zip(policies, counts, strict=True):
-        assert one.hot <= count <= one.most
-
-
-@given(POLICIES, st.integers(0, 60), st.integers(0, 60))
-def test_more_demand_never_wants_less(one: Policy, requests: int, more: int) -> None:
-    fewer, most = (wanted([one], ((0.0, n),), 0.0)[0] for n in (requests, requests + more))
-    assert fewer <= most
+    """Against a plain reckoning, looked at once a second."""
+    policy = Policy(0, 3, 4, idle_timeout_s, sustain_s)
+    demand, at = Demand(0.0, [policy]), 0.0
+    values: list[tuple[float, int]] = [(0.0, 0)]
+    lasting: list[tuple[float, int]] = []
+    for pause_s, requests in steps:
+        at += pause_s
+        demand.hear(at, requests, 0, None)
+        values.append((at, requests))
+        at += 0.01
+        began_at = at - sustain_s
+        in_force = [n for i, (t, n) in enumerate(values) if i + 1 == len(values) or values[i + 1][0] >= began_at]
+        lasting.append((at, min(in_force if began_at >= 0 else [0])))
+        found = needed(demand, at, policy)
+        since = at - idle_timeout_s
+        lowest = max((n for t, n in lasting if t >= since), default=0)
+        most = max((n for i, (t, n) in enumerate(values) if i + 1 == len(values) or values[i + 1][0] >= since))
+        assert found >= max(lowest, min(1, requests))
+        assert found <= max(most, 1)

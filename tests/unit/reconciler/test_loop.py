@@ -10,12 +10,14 @@ import pytest
 from sqlalchemy import select, update
 
 from firstkit.clock import now
-from firstkit.config import Scale
+from firstkit.config import Cluster, Scale
 from firstkit.links.messages import LinkSpec, PilotReport, PilotSpec, ReplicaReport
 from firstkit.reconciler import observe, rhythm
 from firstkit.reconciler.books import Books
 from firstkit.reconciler.calls import Calls
 from firstkit.reconciler.loop import BUSY_S, ClusterLoop
+from firstkit.reconciler.placement import Share
+from firstkit.reconciler.standing import policy_of
 from firstkit.reconciler.world import World
 from firstkit.schedulers.scheduler import JobNews
 from firstkit.states import JobState, ModelStatus, ReplicaState
@@ -36,28 +38,35 @@ from unit.reconciler.support import deployment
 class Bench:
     """A loop, driven pass by pass, with what surrounds it."""
 
-    def __init__(self, db: Database, cluster: QuickCluster, hot: int = 1) -> None:
+    def __init__(self, db: Database, cluster: QuickCluster, hot: int = 1, **section: Any) -> None:
         self.db = db
+        self.section = Cluster.model_validate(section)
         self.cluster = cluster
         self.hot = hot
-        self.world = World(["m"], 60.0)
+        self.deployment = deployment(scale=Scale(hot=1, max=2))
+        self.world = World({"m": [policy_of(self.deployment)]})
         self.said: list[dict[str, Any]] = []
         self.calls = Calls(self.hear)
         self.refusal: str | None = None
         self.loop = self.make_loop()
+        self.gateway_came()
+
+    def gateway_came(self) -> None:
         self.world.gateway_came()
+        self.world.hear_demand({"m": []})
 
     def make_loop(self) -> ClusterLoop:
         return ClusterLoop(
             "here",
-            [deployment(scale=Scale(hot=1, max=2))],
+            [self.deployment],
             self.cluster,
             Books(self.db, "here"),
             self.world,
             self.calls,
-            link=LinkSpec("socket", "/pilots.sock"),
+            link=lambda _: LinkSpec("socket", "/pilots.sock"),
             orphan_timeout_s=600.0,
-            wanted=lambda _: {"m@here": self.hot},
+            shares=lambda _: {"m@here": Share(self.hot)},
+            section=self.section,
         )
 
     def hear(self, message: dict[str, Any]) -> None:
@@ -69,13 +78,13 @@ class Bench:
         """Some passes, each with all that it began."""
         for _ in range(count):
             await self.loop.step()
-            while under_way := list(self.loop._under_way.values()):
+            while under_way := list(self.loop.hands.under_way.values()):
                 await asyncio.wait(under_way)
                 await asyncio.sleep(0)
 
     async def poll(self) -> None:
         """A poll, taken in."""
-        self.loop._beside("poll", self.loop._poll())
+        self.loop.hands.beside("poll", self.loop.hands.poll())
         await self.passes(1)
         await self.passes(1)
 
@@ -98,9 +107,9 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rhythm, "LONGEST_SILENCE_S", 0.0)
 
 
-async def bench(db: Database, cluster: QuickCluster, hot: int = 1) -> Bench:
-    made = Bench(db, cluster, hot)
-    await made.loop._start()
+async def bench(db: Database, cluster: QuickCluster, hot: int = 1, **section: Any) -> Bench:
+    made = Bench(db, cluster, hot, **section)
+    await made.loop.start()
     return made
 
 
@@ -166,7 +175,7 @@ async def test_a_refused_job_is_a_failure_and_waits(db: Database) -> None:
     ((job,), (replica,)) = await here.rows(tables.jobs), await here.rows(tables.replicas)
     assert (job.state, replica.state) == ("REJECTED", "FAILED")
     assert "more than there is" in replica.reason
-    assert here.loop.blocked == {"m@here"}
+    assert "more than there is" in here.loop.places["m@here"].obstacle
     assert "more than there is" in here.loop.outlooks["m@here"].reason
 
 
@@ -183,7 +192,7 @@ async def test_a_silent_scheduler_gets_no_second_job_and_loses_none(db: Database
 async def test_a_row_that_was_never_submitted_is_closed_and_replaced(db: Database) -> None:
     here = await bench(db, QuickCluster(), hot=0)
     new = stored.NewReplica("rep-old", "job-old", "m", "m@here", "here", 4, deployment().resources)
-    await here.loop._books.add_job("job-old", "here", deployment().resources, "digest", [new])
+    await here.loop.books.add_job("job-old", "here", deployment().resources, "digest", [new])
     here.hot = 1
     await here.passes()
     old, fresh = await here.rows(tables.jobs)
@@ -198,7 +207,7 @@ async def test_nothing_is_stopped_while_the_demand_is_unknown(db: Database) -> N
     here.hot = 0
     await here.passes()
     assert "cancel" not in here.cluster.calls
-    here.world.gateway_came()
+    here.gateway_came()
     await here.passes()
     assert "cancel" in here.cluster.calls
 
@@ -272,8 +281,8 @@ class HangingCluster(QuickCluster):
 async def test_a_poll_that_hangs_makes_no_busy_loop(db: Database) -> None:
     here = await bench(db, HangingCluster())
     await here.passes()
-    here.loop._rhythm._due = 0.0
+    here.loop.hands.rhythm._due = 0.0
     assert await here.loop.step() >= BUSY_S
-    assert "poll" in here.loop._under_way
+    assert "poll" in here.loop.hands.under_way
     assert await here.loop.step() >= BUSY_S
     await here.loop.close()

@@ -4,29 +4,35 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-
-from firstkit.links.messages import PilotReport, ReplicaReport
-from firstkit.reconciler.backoff import retry_at
-from firstkit.reconciler.observe import ending_of_replica, job_update, replica_updates
+from firstkit.config import Scale
+from firstkit.config.clusters import Spending
+from firstkit.links.messages import ReplicaReport
+from firstkit.reconciler.budget import Account, Budget
 from firstkit.reconciler.plan import (
+    Action,
     CancelJob,
     Desired,
+    MoveEnd,
     ObservedJob,
+    Plan,
     StartReplica,
     StopReplica,
     SubmitJob,
-    plan,
 )
-from firstkit.schedulers.scheduler import Capacity, JobNews, Resources
+from firstkit.reconciler.plan import plan as whole_plan
+from firstkit.schedulers.scheduler import Capacity
 from firstkit.states import JobState, ReplicaState
-from firstkit.store.jobs import JobRow, ReplicaRow
+from firstkit.store.jobs import JobRow
 from unit.reconciler.support import NOW, ONE_CORE, deployment, job, replica, report
 
+HOUR = timedelta(hours=1)
 ALONE = replace(ONE_CORE, exclusive=True)
 NODE = Capacity(1, 4, 0, 400, 1, 4, 0, 400)
+
+
+def plan(*args: Any, **values: Any) -> list[Action]:
+    made: Plan = whole_plan(*args, **values)
+    return made.actions
 
 
 def linked(row: JobRow, *replicas: ReplicaReport, **values: Any) -> ObservedJob:
@@ -135,212 +141,152 @@ def test_a_pilot_that_should_have_left_long_ago_loses_its_job() -> None:
     assert isinstance(action, CancelJob)
 
 
-# -- histories ---------------------------------------------------------------------------------------------------------
-
-WANTED = {"a@here": 2, "b@here": 3}
-
-
-class Histories(RuleBasedStateMachine):
-    """A cluster of values, to which anything happens between passes: no twin ever, and in the end all is as wanted."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = NOW
-        self.count = 0
-        self.wanted = dict(WANTED)
-        self.jobs: dict[str, JobRow] = {}
-        self.replicas: dict[str, ReplicaRow] = {}
-        self.scheduler: dict[str, JobNews] = {}
-        self.pilots: dict[str, dict[str, ReplicaReport]] = {}
-        self.links: set[str] = set()
-        self.deployments = {
-            "a@here": deployment("a@here"),
-            "b@here": deployment("b@here", resources=ALONE),
-        }
-
-    # -- what happens --------------------------------------------------------------------------------------
-
-    @rule(lost=st.booleans())
-    def reconcile(self, lost: bool) -> None:
-        """One pass: take in, plan, act. ``lost``: the answers of the scheduler, and calls to pilots, go astray."""
-        self.take_in()
-        rows = [row for row in self.replicas.values() if not row.state.is_final]
-        desired = [
-            Desired(known, self.wanted[name], retry_at(self.ended(name))) for name, known in self.deployments.items()
-        ]
-        for action in plan(desired, self.observed(), rows, self.now, cluster=NODE, orphan_timeout_s=600.0):
-            self.act(action, lost)
-
-    @rule(seconds=st.sampled_from([0.5, 2.0, 20.0, 200.0]))
-    def wait(self, seconds: float) -> None:
-        self.now += timedelta(seconds=seconds)
-
-    @rule(name=st.sampled_from(sorted(WANTED)), count=st.integers(0, 4))
-    def want(self, name: str, count: int) -> None:
-        self.wanted[name] = count
-
-    @rule(data=st.data())
-    @precondition(lambda self: self.scheduler)
-    def job_changes(self, data: st.DataObject) -> None:
-        job_id = data.draw(st.sampled_from(sorted(self.scheduler)))
-        state = self.scheduler[job_id].state
-        if state is JobState.PENDING:
-            self.start_job(job_id)
-        elif not state.is_final:
-            self.end_job(job_id, data.draw(st.sampled_from([JobState.FAILED, JobState.TIMEOUT, JobState.NODE_FAIL])))
-
-    @rule(data=st.data())
-    @precondition(lambda self: self.pilots)
-    def replica_changes(self, data: st.DataObject) -> None:
-        job_id = data.draw(st.sampled_from(sorted(self.pilots)))
-        pilot = self.pilots[job_id]
-        if pilot:
-            replica_id = data.draw(st.sampled_from(sorted(pilot)))
-            self.advance_replica(pilot, replica_id, data.draw(st.booleans()))
-
-    @rule(data=st.data())
-    @precondition(lambda self: self.pilots)
-    def link_changes(self, data: st.DataObject) -> None:
-        self.links ^= {data.draw(st.sampled_from(sorted(self.pilots)))}
-
-    # -- what must hold ------------------------------------------------------------------------------------
-
-    @invariant()
-    def nobody_takes_more_than_there_is(self) -> None:
-        for pilot in self.pilots.values():
-            assert len(alive(pilot)) <= 4
-
-    @invariant()
-    def there_are_never_more_than_were_ever_wanted(self) -> None:
-        for name in WANTED:
-            states = [row.state for row in self.replicas.values() if row.deployment == name]
-            fresh = (ReplicaState.QUEUED, ReplicaState.STARTING, ReplicaState.READY)
-            assert sum(state in fresh for state in states) <= 4
-
-    def teardown(self) -> None:
-        """Left in peace, the cluster becomes what it should be, and nothing else runs."""
-        for _ in range(40):
-            self.now += timedelta(seconds=400)
-            self.links = set(self.pilots)
-            self.reconcile(lost=False)
-            for job_id, news in list(self.scheduler.items()):
-                if news.state is JobState.PENDING:
-                    self.start_job(job_id)
-            for pilot in self.pilots.values():
-                for replica_id in list(pilot):
-                    self.advance_replica(pilot, replica_id, fails=False)
-        self.take_in()
-        serving = [row for row in self.replicas.values() if row.state is ReplicaState.READY]
-        for name, count in self.wanted.items():
-            assert sum(row.deployment == name for row in serving) == count
-        running = {replica_id for pilot in self.pilots.values() for replica_id in alive(pilot)}
-        assert running == {row.id for row in serving}
-        living = {job_id for job_id, news in self.scheduler.items() if not news.state.is_final}
-        assert living == {row.job_id for row in serving}
-
-    # -- the cluster ---------------------------------------------------------------------------------------
-
-    def new_id(self, kind: str) -> str:
-        self.count += 1
-        return f"{kind}-{self.count:04}"
-
-    def start_job(self, job_id: str) -> None:
-        self.scheduler[job_id] = replace(self.scheduler[job_id], state=JobState.RUNNING)
-        rows = [row for row in self.replicas.values() if row.job_id == job_id]
-        self.pilots[job_id] = {row.id: ReplicaReport(row.id, ReplicaState.STARTING) for row in rows}
-        self.links.add(job_id)
-
-    def end_job(self, job_id: str, state: JobState) -> None:
-        self.scheduler[job_id] = replace(self.scheduler[job_id], state=state)
-        self.pilots.pop(job_id, None)
-        self.links.discard(job_id)
-
-    def advance_replica(self, pilot: dict[str, ReplicaReport], replica_id: str, fails: bool) -> None:
-        state = pilot[replica_id].state
-        if fails and not state.is_final:
-            pilot[replica_id] = ReplicaReport(replica_id, ReplicaState.FAILED, reason="died")
-        elif state is ReplicaState.STARTING:
-            pilot[replica_id] = ReplicaReport(replica_id, ReplicaState.READY, load_s=1.0)
-        elif state is ReplicaState.DRAINING:
-            pilot[replica_id] = ReplicaReport(replica_id, ReplicaState.STOPPED)
-
-    def report_of(self, job_id: str) -> PilotReport | None:
-        if job_id not in self.links or job_id not in self.pilots:
-            return None
-        pilot = self.pilots[job_id]
-        total = 4 if self.jobs[job_id].resources.exclusive else 1
-        free = total - len(alive(pilot))
-        return PilotReport(job_id, tuple(pilot.values()), free_cpus=free, free_memory_bytes=100 * free)
-
-    # -- the controller, without its I/O -------------------------------------------------------------------
-
-    def observed(self) -> list[ObservedJob]:
-        return [
-            ObservedJob(row, self.report_of(row.id), 0.0 if self.report_of(row.id) else 1.0)
-            for row in self.jobs.values()
-            if not row.state.is_final
-        ]
-
-    def ended(self, name: str) -> list[ReplicaRow]:
-        rows = [row for row in self.replicas.values() if row.deployment == name and row.state.is_final]
-        return rows[::-1]
-
-    def take_in(self) -> None:
-        for row in list(self.jobs.values()):
-            if row.state.is_final:
-                continue
-            rows = [r for r in self.replicas.values() if r.job_id == row.id and not r.state.is_final]
-            update = job_update(row, self.scheduler.get(row.id), row.id not in self.links, self.now)
-            state = JobState.CANCELLED if update.give_up else update.state
-            facts = {"ended_at": self.now, **update.facts} if update.give_up else update.facts
-            self.jobs[row.id] = replace(row, state=state or row.state, **facts)
-            moves = []
-            if state is not None and state.is_final:
-                moves = [ending_of_replica(r, state, "", self.now) for r in rows]
-            elif (said := self.report_of(row.id)) is not None:
-                moves = replica_updates(rows, said, self.now)
-            for move in moves:
-                self.replicas[move.row.id] = replace(move.row, state=move.state, **move.facts)
-
-    def act(self, action: object, lost: bool) -> None:
-        if isinstance(action, SubmitJob):
-            self.submit(action, lost)
-        elif isinstance(action, CancelJob):
-            if not lost:
-                self.end_job(action.job_id, JobState.CANCELLED)
-        elif isinstance(action, StartReplica):
-            replica_id = action.replica_id or self.add_replica(action.deployment, action.job_id)
-            if not lost:
-                fresh = ReplicaReport(replica_id, ReplicaState.STARTING)
-                self.pilots[action.job_id].setdefault(replica_id, fresh)
-        elif isinstance(action, StopReplica) and not lost:
-            pilot = self.pilots[action.job_id]
-            if action.replica_id not in pilot:  # its pilot says so
-                row = self.replicas[action.replica_id]
-                self.replicas[row.id] = replace(row, state=ReplicaState.STOPPED, ended_at=self.now)
-            elif not pilot[action.replica_id].state.is_final:
-                pilot[action.replica_id] = ReplicaReport(action.replica_id, ReplicaState.DRAINING)
-
-    def submit(self, action: SubmitJob, lost: bool) -> None:
-        job_id = self.new_id("job")
-        resources: Resources = self.deployments[action.deployment].resources
-        row = job(job_id, JobState.SUBMITTING, resources=resources, submitted_at=self.now, created_at=self.now)
-        self.jobs[job_id] = replace(row, started_at=None)
-        for _ in range(action.count):
-            self.add_replica(action.deployment, job_id)
-        if not lost or self.count % 2:  # half of the lost ones did reach the scheduler
-            self.scheduler[job_id] = JobNews(job_id, job_id, JobState.PENDING)
-
-    def add_replica(self, name: str, job_id: str) -> str:
-        replica_id = self.new_id("rep")
-        row = replica(replica_id, ReplicaState.QUEUED, job_id=job_id, deployment=name, created_at=self.now)
-        self.replicas[replica_id] = replace(row, started_at=None, needs=self.deployments[name].resources)
-        return replica_id
+def test_a_replica_whose_job_is_ending_is_replaced() -> None:
+    jobs = [linked(job(state=JobState.ENDING), ready("rep-a"))]
+    assert plan([Desired(deployment(), 1)], jobs, [replica()], NOW) == [SubmitJob("m@here")]
 
 
-def alive(pilot: dict[str, ReplicaReport]) -> list[str]:
-    return [replica_id for replica_id, said in pilot.items() if not said.state.is_final]
+# -- limits ------------------------------------------------------------------------------------------------------------
 
 
-TestHistories = Histories.TestCase
-TestHistories.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+def test_what_may_not_be_spent_is_not_submitted() -> None:
+    budget = Budget(Spending(nodes=2), Account(nodes=1))
+    made = whole_plan([Desired(deployment(), 3)], [], [], NOW, budget=budget)
+    assert made.actions == [SubmitJob("m@here")]
+    assert made.waits_for == {"m@here": "at most 2 nodes may be used on this cluster"}
+
+
+def test_room_in_a_running_job_costs_nothing() -> None:
+    jobs = [linked(job(), free_cpus=1, free_memory_bytes=100)]
+    budget = Budget(Spending(nodes=1), Account(nodes=1))
+    assert plan([Desired(deployment(), 1)], jobs, [], NOW, budget=budget) == [StartReplica("m@here", "job-a")]
+
+
+def test_submissions_of_an_hour_are_counted_for_each_deployment() -> None:
+    scale = Scale(max=4, submissions_per_hour=5)
+    budget = Budget(deployments={"m@here": Account(submissions=5)})
+    wants = [Desired(deployment(scale=scale), 1), Desired(deployment("n@here", scale=scale), 1)]
+    assert plan(wants, [], [], NOW, budget=budget) == [SubmitJob("n@here")]
+
+
+# -- hand-over ---------------------------------------------------------------------------------------------------------
+
+WARM_S = 600.0
+LEAD_S = WARM_S + 45.0
+
+
+def ending(left_s: float, job_id: str = "job-a", replica_id: str = "rep-a", **values: Any) -> ObservedJob:
+    """A job of six hours with a replica that serves, whose end is near."""
+    ends_at = NOW + timedelta(seconds=left_s)
+    row = job(job_id, started_at=ends_at - 6 * HOUR, ends_at=ends_at, **values)
+    return linked(row, ready(replica_id), ends_at=ends_at.timestamp())
+
+
+def want(count: int = 1, **values: Any) -> Desired:
+    return Desired(deployment(), count, warm_s=WARM_S, **values)
+
+
+def test_a_successor_is_submitted_when_it_is_time_and_the_old_one_serves_on() -> None:
+    assert plan([want()], [ending(LEAD_S + 1)], [replica()], NOW) == []
+    assert plan([want()], [ending(LEAD_S - 1)], [replica()], NOW) == [SubmitJob("m@here")]
+
+
+def test_a_successor_is_submitted_once() -> None:
+    heir = replica("rep-b", ReplicaState.QUEUED, job_id="job-b")
+    jobs = [ending(LEAD_S - 1), ObservedJob(job("job-b", JobState.PENDING))]
+    assert plan([want()], jobs, [replica(), heir], NOW) == []
+
+
+def test_the_old_one_is_drained_once_the_successor_serves() -> None:
+    heir = replica("rep-b", job_id="job-b")
+    jobs = [ending(100.0), linked(job("job-b"), ready("rep-b"))]
+    assert plan([want()], jobs, [replica(), heir], NOW) == [StopReplica("job-a", "rep-a", 100.0)]
+
+
+def test_the_old_one_is_drained_in_time_though_no_successor_serves() -> None:
+    heir = replica("rep-b", ReplicaState.STARTING, job_id="job-b")
+    others = [linked(job("job-b"), ReplicaReport("rep-b", ReplicaState.STARTING))]
+    assert plan([want()], [ending(16.0), *others], [replica(), heir], NOW) == []
+    (stop,) = plan([want()], [ending(14.0), *others], [replica(), heir], NOW)
+    assert stop == StopReplica("job-a", "rep-a", 14.0)
+
+
+def test_nobody_succeeds_where_nobody_is_wanted() -> None:
+    assert plan([want(0)], [ending(100.0)], [replica()], NOW) == [StopReplica("job-a", "rep-a", 100.0)]
+
+
+def test_one_that_stands_in_for_another_cluster_serves_on() -> None:
+    assert plan([want(0, stand_in=1)], [ending(100.0)], [replica()], NOW) == []
+
+
+def test_on_a_cluster_that_is_left_nothing_is_started_and_the_rest_stands_in() -> None:
+    jobs = [linked(job(), ready("rep-a"))]
+    assert plan([want(1, is_left=True, stand_in=1)], jobs, [replica()], NOW) == []
+    assert plan([want(0, is_left=True)], jobs, [replica()], NOW) == [StopReplica("job-a", "rep-a")]
+
+
+def test_maintenance_ends_every_job() -> None:
+    jobs = [linked(job(started_at=NOW - HOUR), ready("rep-a"))]
+    soon = NOW + timedelta(seconds=LEAD_S - 1)
+    assert plan([want()], jobs, [replica()], NOW, leaves_at=soon) == [SubmitJob("m@here")]
+
+
+def test_in_the_first_half_of_its_life_nobody_makes_room() -> None:
+    ends_at = NOW + timedelta(seconds=61)
+    short = job(started_at=NOW - timedelta(seconds=59), ends_at=ends_at)
+    jobs = [linked(short, ready("rep-a"), ends_at=ends_at.timestamp())]
+    assert plan([want()], jobs, [replica()], NOW) == []
+    assert plan([want()], jobs, [replica()], NOW + timedelta(seconds=2)) == [SubmitJob("m@here")]
+
+
+def test_a_job_that_ends_soon_is_no_place_for_a_successor() -> None:
+    needs = replace(ONE_CORE, walltime_s=600)
+    ends_at = NOW + timedelta(seconds=1100)
+    host = linked(job("job-b", ends_at=ends_at), ends_at=ends_at.timestamp(), free_cpus=1, free_memory_bytes=100)
+    wanted = Desired(deployment(resources=needs), 1, warm_s=WARM_S)
+    submit, _ = plan([wanted], [host], [], NOW)
+    assert isinstance(submit, SubmitJob)
+    assert plan([replace(wanted, warm_s=500.0)], [host], [], NOW) == [StartReplica("m@here", "job-b")]
+
+
+def test_each_replica_of_a_job_is_handed_over_and_the_job_ends_when_it_is_empty() -> None:
+    old = [replica("rep-a"), replica("rep-b")]
+    row = ending(100.0)
+    assert row.report is not None
+    job_a = replace(row, report=replace(row.report, replicas=(ready("rep-a"), ready("rep-b"))))
+    heirs = [replica("rep-c", job_id="job-c"), replica("rep-d", ReplicaState.STARTING, job_id="job-d")]
+    others = [linked(job("job-c"), ready("rep-c")), linked(job("job-d"), ReplicaReport("rep-d", ReplicaState.STARTING))]
+    (stop,) = plan([want(2)], [job_a, *others], [*old, *heirs], NOW)
+    assert isinstance(stop, StopReplica)
+    assert stop.job_id == "job-a"
+    (cancel,) = plan([want(2)], [job_a, *others], heirs, NOW)[-1:]
+    assert isinstance(cancel, CancelJob)
+
+
+def test_a_forecast_that_shrinks_does_not_make_the_successor_superfluous() -> None:
+    heir = replica("rep-b", ReplicaState.QUEUED, job_id="job-b")
+    jobs = [ending(LEAD_S - 1), ObservedJob(job("job-b", JobState.PENDING))]
+    assert plan([replace(want(), warm_s=0.9 * WARM_S)], jobs, [replica(), heir], NOW) == []
+
+
+def test_an_end_that_moved_far_away_needs_no_successor() -> None:
+    heir = replica("rep-b", ReplicaState.QUEUED, job_id="job-b")
+    jobs = [ending(5 * 3600.0), ObservedJob(job("job-b", JobState.PENDING))]
+    (cancel,) = plan([want()], jobs, [replica(), heir], NOW)
+    assert isinstance(cancel, CancelJob)
+    assert cancel.job_id == "job-b"
+
+
+def test_a_pilot_is_told_when_the_end_of_its_job_has_moved() -> None:
+    row = job(ends_at=NOW + HOUR)
+    for said in (None, (NOW + 2 * HOUR).timestamp()):
+        jobs = [linked(row, ready("rep-a"), ends_at=said)]
+        assert plan([want()], jobs, [replica()], NOW) == [MoveEnd("job-a", (NOW + HOUR).timestamp())]
+    jobs = [linked(row, ready("rep-a"), ends_at=(NOW + HOUR).timestamp() + 1)]
+    assert plan([want()], jobs, [replica()], NOW) == [], "schedulers count in whole seconds"
+
+
+def test_the_pilot_knows_an_end_that_no_poll_has_shown() -> None:
+    row = job(started_at=NOW - 6 * HOUR)
+    jobs = [linked(row, ready("rep-a"), ends_at=NOW.timestamp() + 100)]
+    assert plan([want()], jobs, [replica()], NOW) == [SubmitJob("m@here")]

@@ -6,11 +6,13 @@ import pytest
 
 from firstkit.errors import CallFailed, LinkLost
 from firstkit.links.messages import PilotReport, ReplicaReport
-from firstkit.reconciler.autoscale import peak
+from firstkit.reconciler.autoscale import Policy
 from firstkit.reconciler.calls import Calls
 from firstkit.reconciler.world import World
 from firstkit.states import ReplicaState
 from firstkit.wire import to_dict
+
+POLICY = Policy(hot=0, most=3, max_in_flight=4, idle_timeout_s=60.0, sustain_s=10.0)
 
 
 class Clock:
@@ -22,7 +24,7 @@ class Clock:
 
 @pytest.fixture
 def world() -> World:
-    made = World(["m"], 60.0, Clock())
+    made = World({"m": [POLICY]}, Clock())
     made.gateway_came()
     return made
 
@@ -78,25 +80,55 @@ def test_while_the_gateway_is_away_nobody_is_silent(world: World) -> None:
 # -- demand ------------------------------------------------------------------------------------------------------------
 
 
+def entry(waiting: int = 0, in_flight: int = 0, idle_s: float | None = None, clusters: Any = None) -> dict[str, Any]:
+    return {"clusters": clusters, "waiting": waiting, "in_flight": in_flight, "idle_s": idle_s}
+
+
+def needed(world: World, clusters: frozenset[str] | None = None) -> int | None:
+    return next((need.by(POLICY) for need in world.needs("m") if need.clusters == clusters), None)
+
+
 def test_demand_lasts_until_other_is_heard(world: World) -> None:
-    world.hear_demand({"m": {"waiting": 2, "in_flight": 3, "idle_s": 0.0}, "unknown": {}})
+    world.hear_demand({"m": [entry(2, 3, 0.0)], "unknown": []})
     later(world, 500)
-    assert peak(world.history("m"), world.clock()) == 5
-    world.hear_demand({"m": {"waiting": 0, "in_flight": 0, "idle_s": None}})
-    later(world, 1)
-    assert peak(world.history("m"), world.clock()) == 0
+    assert needed(world) == 5
+    world.hear_demand({"m": [entry()]})
+    later(world, 61)
+    assert needed(world) == 0
 
 
 def test_a_request_between_two_messages_is_not_missed(world: World) -> None:
-    world.hear_demand({"m": {"waiting": 0, "in_flight": 0, "idle_s": 10.0}})
-    assert peak(world.history("m"), world.clock() - 10) == 1
-    assert peak(world.history("m"), world.clock() - 9) == 0
+    world.hear_demand({"m": [entry(idle_s=10.0)]})
+    later(world, 50)
+    assert needed(world) == 1
+    later(world, 1)
+    assert needed(world) == 0
 
 
-def test_what_runs_at_the_start_is_assumed_to_be_wanted(world: World) -> None:
-    world.assume_more("m", 8)
-    world.assume_more("m", 4)
-    assert peak(world.history("m"), world.clock()) == 12
+def test_each_set_of_clusters_has_its_own_demand(world: World) -> None:
+    world.hear_demand({"m": [entry(1), entry(7, clusters=["a", "b"])]})
+    later(world, 11)
+    assert (needed(world), needed(world, frozenset("ab"))) == (1, 7)
+    assert world.is_waited_for("m")
+
+
+def test_a_set_of_clusters_that_is_not_named_asks_for_nothing_and_is_forgotten_in_time(world: World) -> None:
+    world.hear_demand({"m": [entry(7, clusters=["a"])]})
+    later(world, 11)
+    world.hear_demand({"m": []})
+    assert needed(world, frozenset("a")) == 7, "it counts for the idle time"
+    assert not world.is_waited_for("m")
+    later(world, 61)
+    assert needed(world, frozenset("a")) is None
+    assert needed(world) == 0
+
+
+def test_demand_is_known_once_the_gateway_has_said_it(world: World) -> None:
+    assert not world.is_demand_known
+    world.hear_demand({})
+    assert world.is_demand_known
+    world.gateway_went()
+    assert not world.is_demand_known
 
 
 # -- calls -------------------------------------------------------------------------------------------------------------

@@ -1,8 +1,7 @@
-"""A line against a plain list: first come, first served, never longer than its bound."""
+"""A line against a plain list: first come, first served within a kind, never longer than its bound."""
 
 from __future__ import annotations
 
-import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -10,6 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from firstkit.routing.admission import Line
 
 people = st.integers(0, 7)
+KINDS = ["any", "a", "b"]
 
 
 class Lines(RuleBasedStateMachine):
@@ -17,35 +17,52 @@ class Lines(RuleBasedStateMachine):
     def open(self, bound: int) -> None:
         self.bound = bound
         self.line: Line[int] = Line(bound)
-        self.model: list[int] = []
+        self.model: list[tuple[int, str]] = []
 
-    @rule(who=people)
-    def join(self, who: int) -> None:
-        has_place = who in self.model or len(self.model) < self.bound
-        assert self.line.join(who) is has_place
-        if has_place and who not in self.model:
-            self.model.append(who)
+    @property
+    def who(self) -> list[int]:
+        return [who for who, _ in self.model]
+
+    @rule(who=people, kind=st.sampled_from(KINDS))
+    def join(self, who: int, kind: str) -> None:
+        has_place = who in self.who or len(self.model) < self.bound
+        assert self.line.join(who, kind) is has_place
+        if has_place and who not in self.who:
+            self.model.append((who, kind))
 
     @rule(who=people)
     def leave(self, who: int) -> None:
         self.line.leave(who)
-        if who in self.model:
-            self.model.remove(who)
+        self.model = [each for each in self.model if each[0] != who]
 
-    @rule()
-    def serve(self) -> None:
-        if self.model:
-            assert self.line.next() == self.model.pop(0)
-        else:
-            with pytest.raises(LookupError):
-                self.line.next()
+    @rule(data=st.data())
+    def serve(self, data: st.DataObject) -> None:
+        firsts = [self.model[[kind for _, kind in self.model].index(kind)] for kind in self.kinds]
+        assert self.line.heads() == [who for who, _ in sorted(firsts, key=self.model.index)]
+        if firsts:
+            served = data.draw(st.sampled_from(firsts))
+            self.line.leave(served[0])
+            self.model.remove(served)
+
+    @property
+    def kinds(self) -> set[str]:
+        return {kind for _, kind in self.model}
 
     @invariant()
     def is_as_expected(self) -> None:
         assert len(self.line) == len(self.model) <= self.bound
         assert bool(self.line) == bool(self.model)
         for who in range(8):
-            assert self.line.position(who) == (self.model.index(who) + 1 if who in self.model else 0)
+            assert self.line.position(who) == (self.who.index(who) + 1 if who in self.who else 0)
+        counts = {kind: [each for _, each in self.model].count(kind) for kind in self.kinds}
+        assert self.line.counts() == counts
+        assert all(self.line.count(kind) == counts.get(kind, 0) for kind in KINDS)
+
+    @invariant()
+    def only_rivals_are_before_somebody(self) -> None:
+        for at, (who, kind) in enumerate(self.model):
+            before = [each for _, each in self.model[:at]]
+            assert self.line.position(who, lambda other, kind=kind: other == kind) == before.count(kind) + 1
 
 
 TestLines = Lines.TestCase

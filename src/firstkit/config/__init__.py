@@ -1,0 +1,20 @@
+"""One YAML file, cast once: every error names the path, the value and what is allowed. No secret has a default."""
+
+from firstkit.config.clusters import Cluster
+from firstkit.config.kinds import ModelName
+from firstkit.config.models import Scale
+from firstkit.config.reading import load_config, parse_config
+from firstkit.config.server import Limits, Server
+from firstkit.config.whole import Config, ResolvedDeployment
+
+__all__ = [
+    "Cluster",
+    "Config",
+    "Limits",
+    "ModelName",
+    "ResolvedDeployment",
+    "Scale",
+    "Server",
+    "load_config",
+    "parse_config",
+]

@@ -1,0 +1,73 @@
+"""The kinds of value in the configuration: each cast once, and refused with a sentence that says what is allowed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+GIB = 1024**3
+LONGEST_S = 100 * 365 * 86400.0
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def _seconds(value: Any) -> Any:
+    """``90``, ``90s``, ``1.5h``: seconds."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise ValueError("must be a duration such as 90s, 5m, 24h or 7d")
+    if isinstance(value, str):
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?", value.strip())
+        if not match:
+            raise ValueError("must be a duration such as 90s, 5m, 24h or 7d")
+        return float(match[1]) * _UNITS[match[2] or "s"]
+    return value
+
+
+def _name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", value):
+        raise ValueError("must be letters, digits, '.', '_' or '-', at most 100, starting with a letter or digit")
+    return value
+
+
+def _model_name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}", value):
+        raise ValueError("must be letters, digits or any of ._:/@+- , at most 200, starting with a letter or digit")
+    return value
+
+
+def _listen(value: str) -> str:
+    host, _, port = value.rpartition(":")
+    if not host or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
+        raise ValueError("must be HOST:PORT, for example 127.0.0.1:8000")
+    return value
+
+
+LONGEST_S = 100 * 365 * 86400.0
+
+
+def _folder(value: Path) -> Path:
+    if "\0" in str(value):
+        raise ValueError("must be a path")
+    return value
+
+
+def _text(value: str) -> str:
+    if not value or not value.isprintable():
+        raise ValueError("must be printable text on one line")
+    return value
+
+
+Seconds = Annotated[float, BeforeValidator(_seconds), Field(ge=0, le=LONGEST_S)]
+Name = Annotated[str, AfterValidator(_name)]
+ModelName = Annotated[str, AfterValidator(_model_name)]
+HostPort = Annotated[str, AfterValidator(_listen)]
+Folder = Annotated[Path, AfterValidator(_folder)]
+Line = Annotated[str, AfterValidator(_text)]
+
+
+class Section(BaseModel):
+    """Unknown keys are refused: a rule that is not enforced must not look as if it were."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True, allow_inf_nan=False)

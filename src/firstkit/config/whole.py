@@ -1,0 +1,147 @@
+"""The whole configuration, and every deployment of it with its references resolved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import model_validator
+
+from firstkit.config.clusters import Cluster, LocalScheduler, SlurmScheduler
+from firstkit.config.kinds import ModelName, Name, Section
+from firstkit.config.models import Deployment, Model, Scale, Weights
+from firstkit.config.server import Auth, Limits, Server
+from firstkit.engines.engine import EngineSpec, ReplicaSpec
+from firstkit.schedulers.scheduler import Resources
+
+
+class Config(Section):
+    """The whole file."""
+
+    server: Server = Server()
+    auth: Auth = Auth()
+    limits: Limits = Limits()
+    clusters: dict[Name, Cluster]
+    models: dict[ModelName, Model]
+
+    @model_validator(mode="after")
+    def _tunnels_have_a_door(self) -> Config:
+        for name, cluster in self.clusters.items():
+            if cluster.link.kind == "tunnel" and self.server.pilot_listen is None:
+                raise ValueError(f"clusters.{name}.link.kind: 'tunnel' needs server.pilot_listen")
+            if cluster.carrier.kind == "ssh" and cluster.link.kind == "socket":
+                raise ValueError(f"clusters.{name}.link.kind: 'socket' is for one machine; with ssh: tunnel or direct")
+        return self
+
+    @model_validator(mode="after")
+    def _refers_to_what_exists(self) -> Config:
+        names: dict[str, str] = {}
+        for model_name, model in self.models.items():
+            for name in (model_name, *model.aliases):
+                if name in names:
+                    raise ValueError(f"models.{model_name}: the name '{name}' is taken by models.{names[name]}")
+                names[name] = model_name
+            seen: set[str] = set()
+            for i, deployment in enumerate(model.deployments):
+                where = f"models.{model_name}.deployments[{i}]"
+                self._check_deployment(deployment, where)
+                if deployment.cluster in seen:
+                    raise ValueError(f"{where}.cluster: '{deployment.cluster}' has a deployment of this model already")
+                seen.add(deployment.cluster)
+        return self
+
+    def _check_deployment(self, deployment: Deployment, where: str) -> None:
+        cluster = self.clusters.get(deployment.cluster)
+        if cluster is None:
+            known = ", ".join(self.clusters) or "none"
+            raise ValueError(f"{where}.cluster: '{deployment.cluster}' is not a cluster; allowed: {known}")
+        engine = deployment.engine
+        if isinstance(engine, str):
+            if engine not in cluster.engines:
+                known = ", ".join(cluster.engines) or "none are defined"
+                raise ValueError(
+                    f"{where}.engine: '{engine}' is not an engine of {deployment.cluster}; allowed: {known}"
+                )
+            engine = cluster.engines[engine]
+        if (engine.kind == "external") != (cluster.kind == "external"):
+            raise ValueError(
+                f"{where}.engine: an engine of kind 'external' and a cluster of kind 'external' go together"
+            )
+        if engine.kind in ("llamacpp", "vllm") and deployment.weights is None:
+            raise ValueError(f"{where}.weights: an engine of kind '{engine.kind}' needs the path of the weights")
+
+    def deployments(self) -> list[ResolvedDeployment]:
+        """Every deployment with its references resolved, in the order of the file."""
+        return [
+            self._resolve(model_name, deployment)
+            for model_name, model in self.models.items()
+            for deployment in model.deployments
+        ]
+
+    def cluster_state_dir(self, name: str) -> Path:
+        return self.clusters[name].state_dir or self.server.state_dir / "clusters" / name
+
+    def _resolve(self, model: str, deployment: Deployment) -> ResolvedDeployment:
+        cluster = self.clusters[deployment.cluster]
+        engine = deployment.engine
+        spec = cluster.engines[engine].spec(engine) if isinstance(engine, str) else engine.spec(engine.kind)
+        weights = deployment.weights.path if isinstance(deployment.weights, Weights) else deployment.weights
+        if weights is not None and cluster.models_root is not None:
+            weights = str(cluster.models_root / weights)
+        return ResolvedDeployment(
+            name=f"{model}@{deployment.cluster}",
+            model=model,
+            cluster=deployment.cluster,
+            engine=spec,
+            weights=weights,
+            args=dict(deployment.args),
+            resources=_with_usual(deployment.resources.resources(), cluster.scheduler),
+            scale=deployment.scale,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedDeployment:
+    """A deployment with its engine looked up and its paths made whole. ``name`` is ``model@cluster``."""
+
+    name: str
+    model: str
+    cluster: str
+    engine: EngineSpec
+    weights: str | None
+    args: dict[str, Any]
+    resources: Resources
+    scale: Scale
+
+    @property
+    def is_external(self) -> bool:
+        return self.engine.kind == "external"
+
+    def replica_spec(self, replica_id: str) -> ReplicaSpec:
+        """What a pilot is told to run one replica of this deployment."""
+        return ReplicaSpec(
+            replica_id=replica_id,
+            model=self.model,
+            deployment=self.name,
+            engine=self.engine,
+            weights=self.weights,
+            args=self.args,
+            needs=self.resources,
+            max_in_flight=self.scale.max_in_flight,
+            load_timeout_s=self.scale.load_timeout,
+        )
+
+
+def _with_usual(resources: Resources, scheduler: LocalScheduler | SlurmScheduler) -> Resources:
+    """``resources`` with what the cluster's scheduler section says for all its jobs, where the deployment is silent."""
+    if not isinstance(scheduler, SlurmScheduler):
+        return resources
+    return replace(
+        resources,
+        partition=resources.partition or scheduler.partition,
+        account=resources.account or scheduler.account,
+        qos=resources.qos or scheduler.qos,
+        constraint=resources.constraint or scheduler.constraint,
+        directives=(*scheduler.directives, *resources.directives),
+    )

@@ -1,0 +1,121 @@
+"""Which clusters, and so which models, somebody may reach; and to which of them one request may go."""
+
+from __future__ import annotations
+
+from firstkit.auth.permissions import Identity, may_use
+from firstkit.config import Config
+from firstkit.engines.registry import engine_of
+from firstkit.errors import ClusterNotFound, InvalidRequest
+from firstkit.gateway.call import APIS, Api
+from firstkit.gateway.identity import LOCAL_ADMIN
+
+_MOST_REMEMBERED = 10_000
+Within = frozenset[str] | None
+"""Names of clusters; None: all."""
+
+
+class Reach:
+    """Read from a configuration once: taking deployments apart takes longer than a request may."""
+
+    def __init__(self, config: Config) -> None:
+        self._clusters = frozenset(config.clusters)
+        self._access = {name: entry.access for name, entry in config.clusters.items() if entry.access is not None}
+        self._able = _able(config)
+        self.deployments = {
+            model: frozenset(deployment.cluster for deployment in entry.deployments)
+            for model, entry in config.models.items()
+        }
+        self._anywhere = {
+            api.capability: {model: self._narrowed(model, api, None) for model in self._able} for api in APIS.values()
+        }
+        self._allowed: dict[tuple[str, str], Within] = {}
+        self.is_open = not self._access
+        """Everybody may use all clusters."""
+
+    # -- clusters and models -----------------------------------------------------------------------------------
+
+    def clusters_for(self, identity: Identity) -> Within:
+        """The clusters that ``identity`` may use."""
+        if self.is_open or identity.user_id == LOCAL_ADMIN.user_id:
+            return None
+        key = (identity.user_name, identity.project_name)
+        if key not in self._allowed:
+            if len(self._allowed) >= _MOST_REMEMBERED:
+                self._allowed.clear()
+            denied = {
+                name for name, access in self._access.items() if not may_use(access.projects, access.users, identity)
+            }
+            self._allowed[key] = self._clusters - denied if denied else None
+        return self._allowed[key]
+
+    def check_cluster(self, identity: Identity, name: str) -> None:
+        """Raise ClusterNotFound unless there is such a cluster and ``identity`` may use it."""
+        allowed = self.clusters_for(identity)
+        if name not in (self._clusters if allowed is None else allowed):
+            raise ClusterNotFound(f"The cluster '{name[:100]}' does not exist or you do not have access to it.")
+
+    def sees(self, identity: Identity, model: str) -> bool:
+        """Whether a deployment of the model is on a cluster that ``identity`` may use."""
+        allowed = self.clusters_for(identity)
+        return allowed is None or not allowed.isdisjoint(self.deployments[model])
+
+    def deployed(self, identity: Identity, model: str) -> frozenset[str]:
+        """The clusters with a deployment of the model that ``identity`` may use."""
+        allowed = self.clusters_for(identity)
+        return self.deployments[model] if allowed is None else self.deployments[model] & allowed
+
+    def capabilities(self, model: str) -> frozenset[str]:
+        """What a model can answer on any of its deployments."""
+        return frozenset(self._able[model])
+
+    # -- requests ----------------------------------------------------------------------------------------------
+
+    def within(self, identity: Identity, model: str, api: Api, pin: str | None) -> Within:
+        """The clusters to which a request may go; raises InvalidRequest where none of them serves ``api``,
+        ClusterNotFound where the one that it names has no deployment of the model. A model that the caller may not see
+        is no matter here."""
+        if pin is None and self.is_open and (within := self._anywhere[api.capability][model]) is None:
+            return None
+        allowed = self.clusters_for(identity)
+        if pin is not None:
+            self.check_cluster(identity, pin)
+            deployed = self.deployed(identity, model)
+            if pin not in deployed:
+                where = ", ".join(sorted(deployed)) or "none that you may use"
+                raise ClusterNotFound(
+                    f"The model '{model}' is not deployed on the cluster '{pin}'; it is on: {where}.", param="model"
+                )
+            allowed = frozenset((pin,))
+        within = self._anywhere[api.capability][model] if allowed is None else self._narrowed(model, api, allowed)
+        if within is not None and not within:
+            raise self._unsupported(model, api, allowed)
+        return within
+
+    def _narrowed(self, model: str, api: Api, allowed: Within) -> Within:
+        """The ``allowed`` clusters with a deployment that serves ``api``; None if those are all with a deployment."""
+        able = self._able[model].get(api.capability, frozenset())
+        within = able if allowed is None else able & allowed
+        return None if within == self.deployments[model] else within
+
+    def _unsupported(self, model: str, api: Api, allowed: Within) -> InvalidRequest:
+        able = self._able[model]
+        others = [
+            other.path
+            for other in APIS.values()
+            if (clusters := able.get(other.capability)) and (allowed is None or clusters & allowed)
+        ]
+        return InvalidRequest(
+            f"The model '{model}' does not serve {api.path}; it serves: {', '.join(sorted(others)) or 'none'}.",
+            param="model",
+            code="unsupported_endpoint",
+        )
+
+
+def _able(config: Config) -> dict[str, dict[str, frozenset[str]]]:
+    """By model and capability: the clusters whose deployment has it."""
+    able: dict[str, dict[str, frozenset[str]]] = {model: {} for model in config.models}
+    for deployment in config.deployments():
+        of_model = able[deployment.model]
+        for capability in engine_of(deployment.engine.kind).capabilities(deployment.replica_spec("")):
+            of_model[capability] = of_model.get(capability, frozenset()) | {deployment.cluster}
+    return able

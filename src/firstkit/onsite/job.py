@@ -1,0 +1,68 @@
+"""What the scheduler gave to the job in which we run, and until when, as its environment says."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Optional
+
+from firstkit.onsite.allotment import Share, counted_job, whole_job
+from firstkit.schedulers.machine import physical_memory_bytes
+
+MIB = 1024**2
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that this job may use; ``ends_at``: seconds since 1970, None where no end is known."""
+
+    total: Share
+    ends_at: Optional[float]
+
+
+def read_job(env: Mapping[str, str]) -> Job:
+    """The job whose environment is ``env``, on this host."""
+    cores, host_cores = os.sched_getaffinity(0), os.cpu_count() or 1
+    return job_of(env, cores, host_cores, physical_memory_bytes(), time.time())
+
+
+def job_of(env: Mapping[str, str], cores: Collection[int], host_cores: int, memory_bytes: int, now: float) -> Job:
+    """The job whose environment is ``env``, where we may run on ``cores`` of a host with so much, and it is ``now``."""
+    if "SLURM_JOB_ID" in env:
+        return _slurm_job(env, cores, host_cores, memory_bytes, now)
+    total = whole_job(cores, env, _number(env, "FIRST_JOB_MEMORY") or memory_bytes)
+    return Job(total, _number(env, "FIRST_JOB_END"))
+
+
+def _slurm_job(env: Mapping[str, str], cores: Collection[int], host_cores: int, memory_bytes: int, now: float) -> Job:
+    cpus = _number(env, "SLURM_CPUS_ON_NODE") or len(cores)
+    memory = (_number(env, "SLURM_MEM_PER_NODE") or (_number(env, "SLURM_MEM_PER_CPU") or 0) * cpus) * MIB
+    memory = memory or memory_bytes
+    total = whole_job(cores, env, memory) if _is_bound(cpus, cores, host_cores) else counted_job(cpus, env, memory)
+    return Job(total, _slurm_end(env, now))
+
+
+def _is_bound(cpus: int, cores: Collection[int], host_cores: int) -> bool:
+    """Whether the cores on which we may run are those of this job alone.
+
+    Slurm may be set up to bind nothing: then we may run on all of the host, among the jobs of others. It counts cores
+    or their threads as it is set up to, so a bound job may well have more than it was told.
+    """
+    return len(cores) == cpus or cpus < len(cores) < host_cores
+
+
+def _slurm_end(env: Mapping[str, str], now: float) -> Optional[float]:
+    """The end that Slurm tells (since 23.02); before, our walltime from now on: late by what the start of the job
+    took, until the gateway tells us the exact end."""
+    end, walltime_s = _number(env, "SLURM_JOB_END_TIME"), _number(env, "FIRST_JOB_WALLTIME")
+    if end:
+        return float(end)
+    return None if not walltime_s else now + walltime_s
+
+
+def _number(env: Mapping[str, str], name: str) -> Optional[int]:
+    """A whole number out of the environment; None where it is missing or something else."""
+    text = env.get(name, "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None

@@ -1,0 +1,47 @@
+"""Clusters that an operator drained, and why: they take no new requests and no new jobs until they are resumed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import delete, insert, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from firstkit.clock import now
+from firstkit.store.tables import audit, drained_clusters
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """Since when, by whom, and what people are told."""
+
+    at: datetime
+    actor: str
+    message: str
+
+
+async def drained(conn: AsyncConnection) -> dict[str, Drained]:
+    """By name: the clusters that are drained now."""
+    rows = await conn.execute(select(drained_clusters))
+    return {row.name: Drained(row.at, row.actor, row.message) for row in rows}
+
+
+async def drain(conn: AsyncConnection, name: str, actor: str, message: str) -> None:
+    """Drain a cluster; once more changes its message. The caller checks that there is such a cluster."""
+    await conn.execute(delete(drained_clusters).where(drained_clusters.c.name == name))
+    await conn.execute(insert(drained_clusters).values(name=name, at=now(), actor=actor, message=message))
+    await _audit(conn, "cluster.drain", name, actor, message)
+
+
+async def resume(conn: AsyncConnection, name: str, actor: str) -> bool:
+    """Take a cluster into service again; returns whether it was drained."""
+    done = await conn.execute(delete(drained_clusters).where(drained_clusters.c.name == name))
+    if done.rowcount:
+        await _audit(conn, "cluster.resume", name, actor, "")
+    return bool(done.rowcount)
+
+
+async def _audit(conn: AsyncConnection, action: str, name: str, actor: str, message: str) -> None:
+    row = {"at": now(), "actor": actor, "action": action, "subject": name, "details": {"message": message}}
+    await conn.execute(insert(audit).values(**row))
