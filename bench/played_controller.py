@@ -40,6 +40,9 @@ class PlayedPilot:
     def __init__(self, spec: PilotSpec) -> None:
         self._spec = spec
 
+    def over(self) -> None:
+        raise RuntimeError("a job was over")
+
     def report(self) -> PilotReport:
         replicas = (
             ReplicaReport(replica.replica_id, ReplicaState.READY, load_s=1.0, capabilities=("chat",))

@@ -34,10 +34,7 @@ def needs_slurm() -> None:
 def slurm_clusters(folder: Path, *names: str, **options: Any) -> Iterator[list[SlurmCluster]]:
     """Clusters of two nodes with two GPUs each, whose jobs have the same numbers."""
     needs_slurm()
-    clusters = [
-        SlurmCluster(name, folder / name, **{"nodes": 2, "gpus_per_node": 2} | options)
-        for name in names
-    ]
+    clusters = [SlurmCluster(name, folder / name, **{"nodes": 2, "gpus_per_node": 2} | options) for name in names]
     with contextlib.ExitStack() as stack:
         for cluster in clusters:
             stack.callback(cluster.stop)

@@ -22,7 +22,6 @@ from firstkit.routing.table import Route
 from firstkit.states import ReplicaState
 from firstkit.store.database import Database
 from firstkit.store.jobs import ReplicaRow, admit_pilot, replicas_of
-from firstkit.store.links import is_over
 from firstkit.wire import to_dict
 
 if TYPE_CHECKING:
@@ -90,15 +89,15 @@ class Pilots:
     async def admit(self, hello: Hello) -> Refusal | None:
         """None when the pilot that says ``hello`` is the one of its job."""
         try:
-            reason = await admit_pilot(self.db, hello.job_id, hello.secret, hello.token)
-            if reason is None:
+            refused = await admit_pilot(self.db, hello.job_id, hello.secret, hello.token)
+            if refused is None:
                 await self._read_rows(hello.job_id)
                 return None
-            code = "over" if await self._is_over(hello.job_id) else "refused"
         except StoreUnavailable:
             return Refusal("refused", "the database is not answering; try again")
-        logger.warning("a pilot was refused: %s", reason, extra={"action": "refuse_pilot", "job_id": hello.job_id})
-        return Refusal(code, reason)
+        extra = {"action": "refuse_pilot", "job_id": hello.job_id}
+        logger.warning("a pilot was refused: %s", refused.reason, extra=extra)
+        return Refusal("over" if refused.for_good else "refused", refused.reason)
 
     def on_up(self, link: GatewayLink) -> None:
         """What a link serves comes with its report; after a while without a connection, it is known."""
@@ -148,7 +147,7 @@ class Pilots:
             raise LinkLost(f"no link to the pilot of {job_id}")
         if verb in ("drain", "stop") and (route := self._routes.get(job_id, {}).get(args.get("replica_id", ""))):
             route.state = ReplicaState.DRAINING
-            self.room.table.pools[route.model].refresh()
+            self.room.table.pools[route.model].changed(route)
         return await link.call(verb, args)
 
     async def log(self, replica_id: str, lines: int) -> str:
@@ -185,14 +184,13 @@ class Pilots:
         for replica in report.replicas:
             row = self._rows.get(replica.replica_id)
             if row is not None and row.job_id == report.job_id:
-                self._apply_one(link, replica, row, routes)
-        for route in routes.values():
-            route.ends_at = report.ends_at
+                self._apply_one(link, report, replica, row)
         self.on_change(report.job_id)
         for model in {route.model for route in routes.values()}:
             self.room.pump(model)
 
-    def _apply_one(self, link: GatewayLink, replica: ReplicaReport, row: ReplicaRow, routes: dict[str, Route]) -> None:
+    def _apply_one(self, link: GatewayLink, report: PilotReport, replica: ReplicaReport, row: ReplicaRow) -> None:
+        routes = self._routes[report.job_id]
         route = routes.get(replica.replica_id)
         if replica.state.is_final:
             if route is not None:
@@ -207,16 +205,13 @@ class Pilots:
         route.upstream = link
         route.capabilities = frozenset(replica.capabilities)
         route.context_length = replica.context_length
-        self.room.table.pools[route.model].refresh()
+        route.ends_at = report.ends_at
+        self.room.table.pools[route.model].changed(route)
 
     async def _read_rows(self, job_id: str) -> None:
         async with self.db.read() as conn:
             for row in await replicas_of(conn, job_id):
                 self._rows[row.id] = row
-
-    async def _is_over(self, job_id: str) -> bool:
-        async with self.db.read() as conn:
-            return await is_over(conn, job_id)
 
     def _read_soon(self, job_id: str) -> None:
         """Look up the replicas of a job: one look at a time, however often its pilot reports what nobody knows."""

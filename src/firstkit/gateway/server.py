@@ -112,9 +112,12 @@ class Process:
         if lost := spool.close_lost():
             logger.warning("closed %d requests as lost", lost, extra={"action": "recover"})
         gateway = self._assemble(db, spool)
+        with contextlib.suppress(StoreUnavailable):  # then nothing is known to be drained, and no key is known either
+            await gateway.closures.refresh(db)
         await gateway.wake.start()
         await gateway.pilots.listen(self.config.server.path("pilots.sock"))
-        background = [asyncio.ensure_future(work) for work in (_turn_over(spool), _measure_lag(), self._tell_demand())]
+        chores = (_turn_over(spool), _measure_lag(), self._tell_demand(), gateway.closures.run(db))
+        background = [asyncio.ensure_future(chore) for chore in chores]
         if tunnel is not None:
             background.append(asyncio.ensure_future(gateway.pilots.listen_tls(tunnel, private_ca(server.state_dir))))
         direct = [name for name, cluster in self.config.clusters.items() if cluster.link.kind == "direct"]

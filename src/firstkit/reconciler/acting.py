@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from math import inf
 from typing import Any, Protocol
 
 from firstkit.clock import monotonic, now
@@ -102,7 +103,8 @@ class Hands:
         self._books = store
         self._calls = calls
         self._on_done = on_done
-        self._news: tuple[datetime, dict[str, JobNews]] | None = None
+        self._news: tuple[float, dict[str, JobNews]] | None = None
+        self._handed_over: dict[str, float] = {}
         self._capacity_due = -1.0
         self._said: dict[Resources, _Said] = {}
         self._told: dict[str, tuple[float, float]] = {}
@@ -118,10 +120,14 @@ class Hands:
             self._capacity_due = self._setting.monotonic() + CAPACITY_AGAIN_S
             self.beside("capacity", self._read_capacity())
 
-    def take_news(self) -> tuple[datetime, dict[str, JobNews]] | None:
-        """What the last poll said and when it was asked, once."""
+    def take_news(self) -> tuple[float, dict[str, JobNews]] | None:
+        """What the last poll said and when it was asked (monotonic), once."""
         news, self._news = self._news, None
         return news
+
+    def speaks_of(self, asked_at: float, job_id: str) -> bool:
+        """Whether a poll that began then says something about a job: it was handed over before, or not by us."""
+        return job_id not in self.under_way and asked_at > self._handed_over.get(job_id, -inf)
 
     def ask_start(self, needs: Resources) -> None:
         """Ask when a job of this shape would start, unless that is known or the scheduler has other troubles."""
@@ -138,8 +144,8 @@ class Hands:
         return max(0.0, said.starts_at - self._setting.now().timestamp())
 
     async def poll(self) -> None:
-        asked_at = self._setting.now()
-        self._news = (asked_at, await self._cluster.poll())
+        asked_at, began_at = self._setting.now(), self._setting.monotonic()
+        self._news = (began_at, await self._cluster.poll())
         self.asked_at = asked_at
         self.rhythm.heard()
 
@@ -217,6 +223,7 @@ class Hands:
     def forget(self, living: set[str]) -> None:
         """Remember nothing of jobs that have ended."""
         self.cancelled &= living
+        self._handed_over = {job_id: at for job_id, at in self._handed_over.items() if job_id in living}
         self._told = {job_id: told for job_id, told in self._told.items() if job_id in living}
 
     async def _submit(self, spec: JobSpec) -> None:
@@ -231,7 +238,11 @@ class Hands:
             await self._give_up(spec.job_id)
         except SchedulerRefused as exc:
             await self._books.end_job(spec.job_id, JobState.REJECTED, exc.message)
+        except SchedulerSilent:
+            self._handed_over[spec.job_id] = self._setting.monotonic()
+            raise
         else:
+            self._handed_over[spec.job_id] = self._setting.monotonic()
             self.rhythm.answered()
             at = self._setting.now()
             await self._books.move_job(spec.job_id, JobState.PENDING, scheduler_id=scheduler_id, observed_at=at)

@@ -26,15 +26,19 @@ def failures(ended: Sequence[ReplicaRow]) -> list[ReplicaRow]:
     return found
 
 
-def retry_at(ended: Sequence[ReplicaRow]) -> datetime | None:
-    """When the next replica may be started; None: at any time. ``ended``: newest first."""
+def retry_at(ended: Sequence[ReplicaRow], now: datetime | None = None) -> datetime | None:
+    """When the next replica may be started; None: at any time. ``ended``: newest first.
+
+    A failure that is yet to come, by a clock that was set back since, keeps nobody waiting for longer than any.
+    """
     failed = failures(ended)
     last = max((row.ended_at for row in failed if row.ended_at is not None), default=None)
     if last is None:
         return None
     longest_s = LONGEST_PAUSE_S if failed[0].ready_at is None else LONGEST_PAUSE_AFTER_READY_S
     pause_s = min(longest_s, FIRST_PAUSE_S * 2.0 ** min(len(failed) - 1, 30))
-    return last + timedelta(seconds=pause_s)
+    retry = last + timedelta(seconds=pause_s)
+    return retry if now is None or retry <= now + timedelta(seconds=LONGEST_PAUSE_S) else None
 
 
 def _was_stable(row: ReplicaRow) -> bool:

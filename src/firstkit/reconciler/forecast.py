@@ -131,7 +131,7 @@ def deployment_outlook(
     """
     failed = failures(ended)
     alive = [_replica_outlook(row, jobs.get(row.job_id), known, failed, now) for row in replicas]
-    return best(alive) if alive else _offline(failed, retry_at(ended), known, start_s, now)
+    return best(alive) if alive else _offline(failed, retry_at(ended, now), known, start_s, now)
 
 
 def best(outlooks: Iterable[Outlook]) -> Outlook:
@@ -193,7 +193,7 @@ def _offline(
 
 def back_off(ended: Sequence[ReplicaRow], now: datetime) -> str:
     """Why nothing is started for now, after failures; "" where it may be."""
-    retry = retry_at(ended)
+    retry = retry_at(ended, now)
     if retry is None or retry <= now:
         return ""
     return f"back-off until {retry:%H:%M:%S %Z}: {_failed_sentence(failures(ended))}"

@@ -178,14 +178,14 @@ class ClusterLoop:
         self,
         job: JobRow,
         replicas: list[ReplicaRow],
-        news: tuple[datetime, dict[str, JobNews]] | None,
+        news: tuple[float, dict[str, JobNews]] | None,
         to: Changes,
     ) -> None:
         report = self._world.reports.get(job.id)
         if job.state is JobState.PLANNED and job.id not in self.hands.under_way:
             to.end_job(job, replicas, JobState.CANCELLED, "a controller died before it was submitted")
             return
-        if news is not None and job.id not in self.hands.under_way and _was_asked_later(news[0], job):
+        if news is not None and job.submitted_at is not None and self.hands.speaks_of(news[0], job.id):
             to.poll(
                 job,
                 replicas,
@@ -291,11 +291,6 @@ class ClusterLoop:
 
     def _extra(self, action: str) -> dict[str, str]:
         return {"action": action, "cluster": self.name}
-
-
-def _was_asked_later(asked_at: datetime, job: JobRow) -> bool:
-    """Whether a poll began after the job was handed over: only then does it say something about it."""
-    return job.submitted_at is not None and asked_at > job.submitted_at
 
 
 def _gist(place: Place) -> tuple[object, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from math import inf
 from typing import Any
 
 from firstkit.links.messages import PilotReport, ReplicaReport
@@ -130,4 +131,6 @@ def _time(seconds: float | None) -> datetime | None:
 
 
 def _seconds(since: datetime, now: datetime) -> float:
-    return (now - since).total_seconds()
+    """Seconds that have passed. A clock that was set back says nothing of them: then only polls are counted."""
+    passed_s = (now - since).total_seconds()
+    return passed_s if passed_s >= 0 else inf

@@ -161,7 +161,7 @@ def desired(
     return Desired(
         deployment,
         wanted,
-        retry_at(picture.ended.get(deployment.name, ())),
+        retry_at(picture.ended.get(deployment.name, ()), picture.now),
         stand_in,
         place.successor_s,
         bool(picture.site.closed),

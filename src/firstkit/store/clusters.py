@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import delete, insert, select
+from sqlalchemy import delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from firstkit.clock import now
@@ -29,8 +30,14 @@ async def drained(conn: AsyncConnection) -> dict[str, Drained]:
 
 async def drain(conn: AsyncConnection, name: str, actor: str, message: str) -> None:
     """Drain a cluster; once more changes its message. The caller checks that there is such a cluster."""
-    await conn.execute(delete(drained_clusters).where(drained_clusters.c.name == name))
-    await conn.execute(insert(drained_clusters).values(name=name, at=now(), actor=actor, message=message))
+    row = {"at": now(), "actor": actor, "message": message}
+    again = update(drained_clusters).where(drained_clusters.c.name == name).values(**row)
+    if (await conn.execute(again)).rowcount == 0:
+        try:
+            async with conn.begin_nested():
+                await conn.execute(insert(drained_clusters).values(name=name, **row))
+        except IntegrityError:  # somebody else drained it in the same moment
+            await conn.execute(again)
     await _audit(conn, "cluster.drain", name, actor, message)
 
 

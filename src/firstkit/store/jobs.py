@@ -282,7 +282,15 @@ async def _move(
 # -- pilots ------------------------------------------------------------------------------------------------------------
 
 
-async def admit_pilot(db: Database, job_id: str, secret: str, token: str) -> str | None:
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Why a pilot is not let in; ``for_good``: it never will be."""
+
+    reason: str
+    for_good: bool = False
+
+
+async def admit_pilot(db: Database, job_id: str, secret: str, token: str) -> Refused | None:
     """None when this is the pilot of its job, else why not; refusals are audited. Raises StoreUnavailable.
 
     The first pilot that shows the enrolment token binds its own secret to the job; from then on only that secret opens,
@@ -300,18 +308,19 @@ async def admit_pilot(db: Database, job_id: str, secret: str, token: str) -> str
             refusal = None if bound.rowcount == 1 else _USED
         if refusal is not None:
             row = {"at": now(), "actor": "pilot", "action": "pilot.refuse", "subject": job_id[:300]}
-            await conn.execute(insert(audit).values(**row, details={"reason": refusal}))
+            await conn.execute(insert(audit).values(**row, details={"reason": refusal.reason}))
     return refusal
 
 
-_USED = "another pilot has this job"
+_USED = Refused("another pilot has this job", for_good=True)
 
 
-def _refusal(job: Any, secret: str, token: str) -> str | None:
+def _refusal(job: Any, secret: str, token: str) -> Refused | None:
     if job is None or not secret:
-        return "there is no such job"
+        return Refused("there is no such job")
     if JobState(job["state"]).is_final:
-        return "this job is over"
+        return Refused("this job is over", for_good=True)
     if job["secret_sha256"] is not None:
         return None if hmac.compare_digest(job["secret_sha256"], digest(secret)) else _USED
-    return None if hmac.compare_digest(job["token_sha256"], digest(token)) else "the enrolment token is not of this job"
+    is_ours = hmac.compare_digest(job["token_sha256"], digest(token))
+    return None if is_ours else Refused("the enrolment token is not of this job")

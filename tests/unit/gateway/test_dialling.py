@@ -20,7 +20,7 @@ from firstkit.links.private_ca import PrivateCa
 from firstkit.schedulers.scheduler import Resources
 from firstkit.states import JobState
 from firstkit.store.jobs import add_job, move_job, note_job
-from firstkit.store.links import addresses, is_over
+from firstkit.store.links import addresses
 from unit.links.support import until
 
 JOB = "job-abcdefghij234567"
@@ -140,8 +140,6 @@ async def test_whoever_shows_the_certificate_of_another_job_is_left(
 async def test_what_links_need_to_know_of_jobs(scene: Scene) -> None:
     async with scene.gateway.db.read() as conn:
         assert await addresses(conn, ["there"]) == {}
-        assert not await is_over(conn, JOB)
-        assert not await is_over(conn, "job-none")
     await scene.note(JobState.RUNNING, "host:1")
     async with scene.gateway.db.read() as conn:
         assert await addresses(conn, ["there", "elsewhere"]) == {JOB: "host:1"}
@@ -149,4 +147,3 @@ async def test_what_links_need_to_know_of_jobs(scene: Scene) -> None:
     await scene.note(JobState.FAILED, "host:1")
     async with scene.gateway.db.read() as conn:
         assert await addresses(conn, ["there"]) == {}
-        assert await is_over(conn, JOB)

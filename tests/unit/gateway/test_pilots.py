@@ -85,7 +85,7 @@ def says(replica_id: str, state: ReplicaState = ReplicaState.READY, **more: Any)
 
 async def test_who_is_not_the_pilot_of_the_job_stays_outside(door: Door) -> None:
     another = await door.admit(Hello(1, "v", "job-1", "another", "token"))
-    assert another == Refusal("refused", "another pilot has this job")
+    assert another == Refusal("over", "another pilot has this job")
     assert await door.admit(Hello(1, "v", "job-9", "secret", "token")) == Refusal("refused", "there is no such job")
 
 

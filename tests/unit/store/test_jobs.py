@@ -15,8 +15,10 @@ from firstkit.states import LIVE_JOB_STATES, JobState, ReplicaState, advance
 from firstkit.store import jobs as stored
 from firstkit.store import tables
 from firstkit.store.database import Database
-from firstkit.store.jobs import NewReplica, admit_pilot
+from firstkit.store.jobs import NewReplica, Refused, admit_pilot
 
+TAKEN = Refused("another pilot has this job", for_good=True)
+OVER = Refused("this job is over", for_good=True)
 RESOURCES = Resources(cpus_per_node=3, memory_bytes=2**40, account="proj")
 
 
@@ -194,7 +196,7 @@ async def test_a_token_is_traded_once_for_a_secret(db: Database) -> None:
     assert await admit_pilot(db, "job-a", "secret", "token") is None
     assert await admit_pilot(db, "job-a", "secret", "token") is None, "the answer may have been lost"
     assert await admit_pilot(db, "job-a", "secret", "") is None
-    assert await admit_pilot(db, "job-a", "another", "token") == "another pilot has this job"
+    assert await admit_pilot(db, "job-a", "another", "token") == TAKEN
 
 
 @pytest.mark.parametrize(
@@ -218,19 +220,20 @@ async def test_who_is_not_the_pilot_of_the_job_is_refused_and_audited(
         (row,) = (await conn.execute(select(tables.audit))).all()
         assert await conn.scalar(select(tables.jobs.c.secret_sha256)) is None
     subject = job_id if job_id.isprintable() else ascii(job_id)
-    assert (row.action, row.subject, row.details) == ("pilot.refuse", subject, {"reason": refusal})
+    assert (row.action, row.subject, row.details) == ("pilot.refuse", subject, {"reason": refusal.reason})
+    assert not refusal.for_good
 
 
 async def test_a_job_that_is_over_takes_no_pilot(db: Database) -> None:
     await add(db)
     await move(db, JobState.CANCELLED)
-    assert await admit_pilot(db, "job-a", "secret", "token") == "this job is over"
+    assert await admit_pilot(db, "job-a", "secret", "token") == OVER
 
 
 async def test_of_two_pilots_at_once_one_wins(db: Database) -> None:
     await add(db)
     answers = await asyncio.gather(*(admit_pilot(db, "job-a", f"secret-{i}", "token") for i in range(4)))
-    assert sorted(answers, key=lambda answer: answer or "") == [None, *["another pilot has this job"] * 3]
+    assert sorted(answers, key=bool) == [None, *[TAKEN] * 3]
 
 
 async def test_a_pilot_that_dials_twice_at_once_is_welcome(db: Database) -> None:
@@ -246,13 +249,13 @@ async def test_the_pilot_of_a_job_stays_welcome_until_its_end(db: Database) -> N
         await move(db, state)
         assert await admit_pilot(db, "job-a", "secret", "token") is None
     await move(db, JobState.COMPLETED)
-    assert await admit_pilot(db, "job-a", "secret", "token") == "this job is over"
+    assert await admit_pilot(db, "job-a", "secret", "token") == OVER
 
 
 async def test_a_token_opens_only_its_own_job(db: Database) -> None:
     await add(db, "job-a", "token-a")
     await add(db, "job-b", "token-b")
-    assert await admit_pilot(db, "job-b", "secret", "token-a") == "the enrolment token is not of this job"
+    assert await admit_pilot(db, "job-b", "secret", "token-a") == Refused("the enrolment token is not of this job")
     assert await admit_pilot(db, "job-b", "secret", "token-b") is None
 
 
