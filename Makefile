@@ -58,6 +58,8 @@ check: $(INSTALLED) ## ruff, mypy --strict, the import contract
 bench: $(INSTALLED) ## the figures of bench/README.md
 	$(BIN)/python bench/decisions.py
 	$(BIN)/python bench/vertical.py
+	$(BIN)/python bench/tunnel.py
+	$(BIN)/python bench/federation.py
 
 bench-gateways: $(INSTALLED) ## FIRST beside nginx and vllm-router; ARGS=--quick for a glance
 	$(BIN)/python bench/gateways.py $(ARGS)

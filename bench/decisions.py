@@ -109,7 +109,7 @@ def cluster() -> tuple[list[Desired], list[ObservedJob], list[ReplicaRow]]:
 def planning() -> None:
     desired, jobs, replicas = cluster()
     at = now()
-    assert len(plan(desired, jobs, replicas, at)) == DEPLOYMENTS // 5, "a start and a stop for a tenth each"
+    assert len(plan(desired, jobs, replicas, at).actions) == DEPLOYMENTS // 5, "a start and a stop for a tenth each"
     what = f"plan for {DEPLOYMENTS} deployments, {REPLICAS:,} replicas"
     report(what, 1e3 * cpu_s(lambda: plan(desired, jobs, replicas, at), 3), "ms", 20)
 

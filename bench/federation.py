@@ -8,6 +8,7 @@ Real Slurm, gateway, controller and pilots; engines are fakes whose answers take
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 import statistics
 import sys
@@ -41,18 +42,25 @@ def noted(cluster: SlurmCluster, folder: Path, *commands: str) -> dict[str, Any]
         real = shutil.which(name, path=cluster.env["PATH"])
         log = folder / f"{cluster.name}-{name}"
         lines = ["#!/bin/sh", "begun=$(date +%s.%N)", f'{real} "$@"', "status=$?"]
-        lines += [f'echo "$begun $(date +%s.%N)" >>{log}', "exit $status", ""]
+        lines += [f'echo "$begun $(date +%s.%N) $*" >>{log}', "exit $status", ""]
         (place / name).write_text("\n".join(lines))
         (place / name).chmod(0o755)
     scheduler = {**section(cluster)["scheduler"], "poll_interval": "10s"}
     return {"env": {**cluster.env, "PATH": f"{place}:{cluster.env['PATH']}"}, "scheduler": scheduler}
 
 
-def times(cluster: SlurmCluster, folder: Path, command: str) -> list[tuple[float, float]]:
-    """(begun, done) of all runs of a command so far, in seconds since 1970."""
+def times(cluster: SlurmCluster, folder: Path, command: str, without: str = "-") -> list[tuple[float, float]]:
+    """(begun, done) of all runs of a command so far, in seconds since 1970; those with the option do not count."""
     log = folder / f"{cluster.name}-{command}"
     lines = log.read_text().splitlines() if log.exists() else []
-    return [(float(begun), float(done)) for begun, done in (line.split() for line in lines)]
+    runs = [line.split() for line in lines]
+    return [(float(begun), float(done)) for begun, done, *options in runs if without not in options]
+
+
+def age_s(pid: int) -> float:
+    """Seconds since a process was started, to a hundredth."""
+    ticks = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
 
 
 def cold_requests(folder: Path, cluster: SlurmCluster) -> None:
@@ -69,11 +77,11 @@ def cold_requests(folder: Path, cluster: SlurmCluster) -> None:
             asked_at = time.time()
             with Asking(lab, headers={"x-first-hold": "60"}) as asking:
                 asking.read_tokens(1)
-                first_byte_at = time.time()
-                [engine_process] = lab.engines()
+                [running] = lab.engines()
                 replica = max(lab.replicas(), key=lambda row: row["created_at"])
-                to_byte.append(first_byte_at - engine_process.create_time() - replica["load_s"])
-            to_sbatch.append(times(cluster, folder, "sbatch")[number][1] - asked_at)
+                to_byte.append(age_s(running.pid) - replica["load_s"])
+            to_sbatch.append(times(cluster, folder, "sbatch", "--test-only")[number][1] - asked_at)
+    print("  to sbatch:", " ".join(f"{seconds:.2f}" for seconds in to_sbatch))
     report("cold request to accepted sbatch, median", statistics.median(to_sbatch), "s", 0.5)
     report("cold request to accepted sbatch, longest", max(to_sbatch), "s", 0.5)
     report("engine ready to first relayed byte, median", statistics.median(to_byte), "s", 0.2)

@@ -76,12 +76,12 @@ def note_plans(path: Path) -> None:
 
     def plan(desired: Any, jobs: Any, replicas: Sequence[ReplicaRow], *more: Any, **options: Any) -> Any:
         started = time.perf_counter()
-        actions = made(desired, jobs, replicas, *more, **options)
+        found = made(desired, jobs, replicas, *more, **options)
         took_s = time.perf_counter() - started
         ready = sum(row.state is ReplicaState.READY for row in replicas)
-        line = {"at": monotonic(), "took_s": took_s, "ready": ready, "actions": len(actions)}
+        line = {"at": monotonic(), "took_s": took_s, "ready": ready, "actions": len(found.actions)}
         log.write(json.dumps(line) + "\n")
-        return actions
+        return found
 
     reconciler_loop.plan = plan  # type: ignore[attr-defined]
 

@@ -17,6 +17,7 @@ from firstkit.states import LIVE_JOB_STATES
 from firstkit.testing.slurm_lab import SlurmCluster, is_available
 from lab import Lab, fake_engine, free_port, wait_for
 
+HOT = {"hot": 1, "max": 1, "max_in_flight": 16}
 RESOURCES = {"cpus_per_node": 2, "gpus_per_node": 1, "memory_gib": 0.2}
 ENGINE = fake_engine("QuickEngine", tokens=20, token_delay=0.02)
 LONG = fake_engine("QuickEngine", tokens=1500, token_delay=0.02)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from faults.slurm import (
+    HOT,
     LONG,
     Load,
     deployment,
@@ -28,7 +29,6 @@ from faults.support import Asking, ask
 from firstkit.testing.slurm_lab import SlurmCluster
 from lab import Lab, wait_for
 
-HOT = {"hot": 1, "max": 1, "max_in_flight": 16}
 OUTAGE_S = 20.0
 pytestmark = pytest.mark.timeout(240)
 

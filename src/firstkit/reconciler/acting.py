@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Set
 from dataclasses import dataclass
 from datetime import datetime
 from math import inf
@@ -22,7 +22,7 @@ from firstkit.links.messages import LinkSpec, PilotSpec
 from firstkit.reconciler.books import Books
 from firstkit.reconciler.calls import Calls
 from firstkit.reconciler.forecast import wait_s
-from firstkit.reconciler.plan import Action, CancelJob, MoveEnd, StartReplica, StopReplica, SubmitJob
+from firstkit.reconciler.plan import Action, CancelJob, EndPilot, MoveEnd, StartReplica, StopReplica, SubmitJob
 from firstkit.reconciler.rhythm import Rhythm
 from firstkit.schedulers.scheduler import Capacity, Estimate, JobNews, JobSpec, Resources
 from firstkit.states import JobState, ReplicaState
@@ -179,6 +179,8 @@ class Hands:
             self.beside(action.replica_id, self._stop(action))
         elif isinstance(action, MoveEnd):
             self._apply_end(action)
+        elif isinstance(action, EndPilot):
+            self.beside(action.job_id, self._end_pilot(action.job_id))
         else:
             self.beside(action.job_id, self._cancel(action))
 
@@ -220,7 +222,7 @@ class Hands:
         """End a job that nobody can find."""
         self.beside(job_id, self._give_up(job_id))
 
-    def forget(self, living: set[str]) -> None:
+    def forget(self, living: Set[str]) -> None:
         """Remember nothing of jobs that have ended."""
         self.cancelled &= living
         self._handed_over = {job_id: at for job_id, at in self._handed_over.items() if job_id in living}
@@ -281,6 +283,10 @@ class Hands:
         logger.info("telling a pilot when its job ends", extra=self._extra("end", job_id=action.job_id))
         await self._calls.call(action.job_id, "end", ends_at=action.ends_at)
 
+    async def _end_pilot(self, job_id: str) -> None:
+        logger.info("ending a pilot whose job is over", extra=self._extra("exit", job_id=job_id))
+        await self._calls.call(job_id, "exit")
+
     # -- beside the loop -----------------------------------------------------------------------------------------------
 
     def beside(self, key: str, work: Coroutine[Any, Any, None]) -> None:
@@ -294,6 +300,7 @@ class Hands:
 
     async def close(self) -> None:
         """Drop what is under way: scheduler commands that were begun may still take effect, and are found again."""
+        await asyncio.sleep(0)  # what was begun in this turn can only be cancelled once it runs
         tasks = list(self.under_way.values())
         for task in tasks:
             task.cancel()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import random
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -26,7 +27,11 @@ from firstkit.store.clusters import Drained, drained
 from firstkit.store.database import Database
 from firstkit.store.jobs import JobRow, NewReplica, Observation, ReplicaRow, Spent
 
+SEEN_EVERY_S = 30.0
+"""That a job was seen is written down so often, while there is nothing else to write of it."""
 DAY = timedelta(days=1)
+FRESH_FOR = timedelta(seconds=5)
+"""Rows are read again after so long or up to twice that, while nothing is written: not all clusters' at once."""
 SPENT_FOR = timedelta(minutes=1)
 """What was spent is read again so often, while no job moves."""
 
@@ -38,9 +43,16 @@ class Changes:
     at: datetime
     jobs: list[tuple[JobRow, JobUpdate]] = field(default_factory=list)
     replicas: list[ReplicaUpdate] = field(default_factory=list)
+    seen: list[str] = field(default_factory=list)
+    """Jobs of which a poll said nothing new."""
     given_up: list[str] = field(default_factory=list)
 
     def __bool__(self) -> bool:
+        return bool(self.moves or self.seen)
+
+    @property
+    def moves(self) -> bool:
+        """Whether there is more to write than that jobs were seen."""
         return bool(self.jobs or self.replicas)
 
     def poll(
@@ -55,6 +67,10 @@ class Changes:
     ) -> None:
         """Take in what a good poll says of a job; ``is_cancelled``: by us."""
         update = job_update(job, news, is_pilot_silent, self.at, poll_interval_s)
+        if not _says_more(job, update):
+            if job.observed_at is None or abs((self.at - job.observed_at).total_seconds()) >= SEEN_EVERY_S:
+                self.seen.append(job.id)
+            return
         self.jobs.append((job, update))
         if update.give_up:
             self.given_up.append(job.id)
@@ -93,6 +109,9 @@ class Books:
         self.spent: list[Spent] = []
         """Jobs that live or ended within a day, as of the last read after one of them moved."""
         self._spent_at: datetime | None = None
+        self._rows: tuple[list[JobRow], list[ReplicaRow]] | None = None
+        self._read_at = self._fresh_until = now()
+        self._writes = 0
         self._promised: dict[str, float] = {}
         self.ended: dict[str, list[ReplicaRow]] = {}
         """By deployment: its ended replicas, newest first, the last few."""
@@ -106,14 +125,35 @@ class Books:
         return await self.read()
 
     async def read(self) -> tuple[list[JobRow], list[ReplicaRow]]:
-        """The living jobs and replicas of the cluster; with them what is drained, and what was spent."""
+        """The living jobs and replicas of the cluster; with them what is drained, and what was spent.
+
+        Nobody else writes to these rows while a controller runs: those of the last read are told again as long as
+        nothing was written, for a few seconds at most.
+        """
         at = self._now()
+        if self._rows is not None and self._read_at <= at <= self._fresh_until:
+            return self._rows
+        writes = self._writes
         async with self._db.read() as conn:
             self.drained = await drained(conn)
             if self._spent_at is None or not self._spent_at <= at <= self._spent_at + SPENT_FOR:
                 self.spent = await stored.spent(conn, self._cluster, at - DAY)
                 self._spent_at = at
-            return await stored.live_jobs(conn, self._cluster), await stored.live_replicas(conn, self._cluster)
+            rows = await stored.live_jobs(conn, self._cluster), await stored.live_replicas(conn, self._cluster)
+        if writes == self._writes:
+            self._rows, self._read_at = rows, at
+            self._fresh_until = at + FRESH_FOR * random.uniform(1.0, 2.0)  # noqa: S311 - spreads load
+        return rows
+
+    async def ended_jobs(self, job_ids: Collection[str]) -> list[str]:
+        """Those of some jobs that were of this cluster and have ended."""
+        async with self._db.read() as conn:
+            return await stored.ended_jobs(conn, self._cluster, job_ids)
+
+    def forget(self) -> None:
+        """Read everything anew: something was written."""
+        self._writes += 1
+        self._rows = self._spent_at = None
 
     def known(self, deployment: str) -> Experience:
         """What forecasts for a deployment are made from."""
@@ -137,11 +177,13 @@ class Books:
         async with self._db.begin() as conn:
             for job, update in changes.jobs:
                 await self._write_job(conn, job, update, changes.at)
+            if changes.seen:
+                await stored.note_seen(conn, changes.seen, changes.at)
             for replica in changes.replicas:
                 await self._write_replica(conn, replica, changes.at)
-        if any(update.state is not None for _, update in changes.jobs):
-            self._spent_at = None
-        await self.refresh(*(update.row.deployment for update in changes.replicas))
+        self.forget()
+        if changes.replicas or self._has_learned(changes):
+            await self.refresh(*(update.row.deployment for update in changes.replicas))
 
     async def add_job(
         self, job_id: str, cluster: str, resources: Resources, token_sha256: str, replicas: list[NewReplica]
@@ -150,7 +192,7 @@ class Books:
         async with self._db.begin() as conn:
             await stored.add_job(conn, job_id, cluster, resources, token_sha256, self._now())
             await stored.add_replicas(conn, replicas, self._now())
-        self._spent_at = None
+        self.forget()
 
     def promise(self, job_id: str, wait_s: float) -> None:
         """Remember how long a job that is about to be submitted was forecast to wait."""
@@ -160,15 +202,17 @@ class Books:
         """The row of a replica that is about to be started in a running job."""
         async with self._db.begin() as conn:
             await stored.add_replicas(conn, [replica], self._now())
+        self.forget()
 
     async def move_job(self, job_id: str, state: JobState, **facts: Any) -> None:
         async with self._db.begin() as conn:
             await stored.move_job(conn, job_id, state, **facts)
-        self._spent_at = None
+        self.forget()
 
     async def move_replica(self, replica_id: str, state: ReplicaState, **facts: Any) -> None:
         async with self._db.begin() as conn:
             await stored.move_replica(conn, replica_id, state, **facts)
+        self.forget()
         await self.refresh(*self.ended)
 
     async def end_job(self, job_id: str, state: JobState, reason: str) -> None:
@@ -180,7 +224,7 @@ class Books:
             replicas = [row for row in await stored.replicas_of(conn, job_id) if not row.state.is_final]
             for row in replicas:
                 await self._write_replica(conn, ending_of_replica(row, state, reason, at), at)
-        self._spent_at = None
+        self.forget()
         self._promised.pop(job_id, None)
         await self.refresh(*(row.deployment for row in replicas))
 
@@ -195,6 +239,11 @@ class Books:
             forecast_s = self._promised.pop(job.id, self._usual_wait_s())
             await stored.add_observation(conn, "queue_wait", self._cluster, waited_s, forecast_s, at)
 
+    @staticmethod
+    def _has_learned(changes: Changes) -> bool:
+        """Whether waits of the queue may have been written."""
+        return any(update.state is not None and "started_at" in update.facts for _, update in changes.jobs)
+
     def _usual_wait_s(self) -> float | None:
         return self.waits.usual_wait_s if self._waits else None
 
@@ -205,3 +254,11 @@ class Books:
         if has_moved and update.state is ReplicaState.READY and load_s is not None:
             forecast_s = self.known(row.deployment).usual_load_s
             await stored.add_observation(conn, "load_time", row.deployment, load_s, forecast_s, at)
+
+
+def _says_more(job: JobRow, update: JobUpdate) -> bool:
+    """Whether there is more to write of a job than that it was seen."""
+    facts = update.facts
+    if update.state is not None or update.give_up or "observed_at" not in facts:
+        return True
+    return any(getattr(job, name) != value for name, value in facts.items() if name != "observed_at")

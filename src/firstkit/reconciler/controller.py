@@ -15,9 +15,9 @@ from typing import Any
 from firstkit.accounting.ledger import Loader
 from firstkit.clock import monotonic, now
 from firstkit.config import Config, ResolvedDeployment
-from firstkit.links.messages import LinkSpec
 from firstkit.locks import hold
-from firstkit.process import private_ca
+from firstkit.process import links_of
+from firstkit.reconciler.autoscale import Need
 from firstkit.reconciler.books import Books
 from firstkit.reconciler.calls import Calls
 from firstkit.reconciler.loop import Cluster, ClusterLoop
@@ -52,6 +52,7 @@ class Controller:
         policies = {model: [policy_of(one) for one in ours] for model, ours in self._by_model.items()}
         self.world = World(policies, clock)
         self.loops: dict[str, ClusterLoop] = {}
+        self._known: dict[str, tuple[tuple[list[Place], list[Need]], dict[str, Share]]] = {}
         self._wake = WakeClient(
             config.server.path("controller.sock"), self._on_message, self._on_gateway, self._on_gateway_lost
         )
@@ -95,7 +96,7 @@ class Controller:
                 books_of(name),
                 self.world,
                 self._calls,
-                link=self._link(cluster.link.kind),
+                link=links_of(self.config, name),
                 orphan_timeout_s=self.config.server.orphan_timeout,
                 shares=self.shares,
                 elsewhere=self._elsewhere,
@@ -103,13 +104,6 @@ class Controller:
                 on_pass=functools.partial(self._on_pass, name),
                 now=self._now,
             )
-
-    def _link(self, kind: str) -> Callable[[str], LinkSpec]:
-        server = self.config.server
-        if kind == "socket":
-            return lambda _: LinkSpec("socket", str(server.path("pilots.sock")))
-        ca = private_ca(server.state_dir)
-        return lambda _: LinkSpec("tunnel", addresses=server.pilot_addresses, ca_pem=ca.certificate_pem)
 
     # -- demand and policy -------------------------------------------------------------------------------------
 
@@ -124,11 +118,19 @@ class Controller:
     def _shares_of(self, ours: list[ResolvedDeployment]) -> dict[str, Share]:
         places = [self._place(deployment) for deployment in ours]
         if None not in places:
-            return allocate([place for place in places if place is not None], self.world.needs(ours[0].model))
+            return self._allocated(ours[0].model, [place for place in places if place is not None])
         # A cluster has not been looked at: what is asked for may run there. What is seen stays, and no more.
         seen = [replace(place, kept=place.alive) for place in places if place is not None]
         shares = allocate(seen, ())
         return {place.name: replace(shares[place.name], stand_in=place.leaving) for place in seen}
+
+    def _allocated(self, model: str, places: list[Place]) -> dict[str, Share]:
+        """The shares of a model. The loops of all its clusters ask in turn, mostly while nothing has changed."""
+        asked = (places, self.world.needs(model))
+        known = self._known.get(model)
+        if known is None or known[0] != asked:
+            known = self._known[model] = (asked, allocate(*asked))
+        return known[1]
 
     def _elsewhere(self, cluster: str) -> dict[str, float]:
         """By deployment of a cluster, how long a start of the same model takes where it would take least."""
@@ -175,6 +177,8 @@ class Controller:
             if self.world.hear_pilots(message):
                 self._wake_of(set(message["pilots"]))
         elif kind == "clusters":
+            for loop in self.loops.values():
+                loop.books.forget()
             self._wake_all()
         elif kind == "reply":
             self._calls.hear(message)
@@ -191,7 +195,8 @@ class Controller:
 
     def _wake_of(self, jobs: set[str]) -> None:
         """Wake the clusters of these jobs; all, when one is of nobody."""
-        strange = jobs.difference(*(loop.jobs for loop in self.loops.values()))
-        for loop in self.loops.values():
-            if strange or not jobs.isdisjoint(loop.jobs):
+        living = self.world.living
+        strange = jobs.difference(*living.values())
+        for name, loop in self.loops.items():
+            if strange or not jobs.isdisjoint(living.get(name, ())):
                 loop.wake()

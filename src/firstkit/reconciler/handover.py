@@ -64,8 +64,12 @@ def end_of(job: JobRow, report: PilotReport | None) -> float | None:
 
 def life_of(job: JobRow, report: PilotReport | None, leaves_at: datetime | None, now: datetime) -> Life:
     """The life of a job, which ends with itself or when its cluster is left, whichever is sooner."""
-    ends = [end for end in (end_of(job, report), None if leaves_at is None else leaves_at.timestamp()) if end]
-    if not ends or job.state is not JobState.RUNNING:
+    if job.state is not JobState.RUNNING:
         return ENDLESS
-    began_at, at = (job.started_at or job.created_at).timestamp(), now.timestamp()
-    return Life(max(0.0, min(ends) - began_at), min(ends) - at)
+    end = end_of(job, report)
+    if leaves_at is not None:
+        end = min(leaves_at.timestamp(), inf if end is None else end)
+    if end is None:
+        return ENDLESS
+    began_at = (job.started_at or job.created_at).timestamp()
+    return Life(max(0.0, end - began_at), end - now.timestamp())

@@ -26,7 +26,7 @@ from firstkit.reconciler.forecast import Outlook, deployment_outlook
 from firstkit.reconciler.handover import life_of
 from firstkit.reconciler.observe import VANISH_GRACE_S
 from firstkit.reconciler.placement import Place, Share
-from firstkit.reconciler.plan import Desired, ObservedJob, Plan, grouped, plan
+from firstkit.reconciler.plan import Desired, EndPilot, ObservedJob, Plan, grouped, plan
 from firstkit.reconciler.rhythm import Rhythm
 from firstkit.reconciler.standing import Picture, desired, places
 from firstkit.reconciler.world import World
@@ -78,8 +78,6 @@ class ClusterLoop:
         self.states: dict[str, Counter[ReplicaState]] = {}
         self.site = Site()
         self.budget = Budget()
-        self.jobs: frozenset[str] = frozenset()
-        """Those that lived at the last pass."""
         setting = Setting(name, self.deployments, link, orphan_timeout_s, now, world.clock)
         interval_s = getattr(self.section.scheduler, "poll_interval", 0.0)
         self.hands = Hands(setting, cluster, store, calls, Rhythm(world.clock, interval_s), self.wake)
@@ -151,7 +149,7 @@ class ClusterLoop:
             leaves_at=picture.site.leaves_at,
             orphan_timeout_s=self._orphan_timeout_s,
         )
-        for action in made.actions:
+        for action in [*made.actions, *await self._ends()]:
             await self.hands.apply(action)
         self._look_ahead(picture, made)
         self._on_pass(is_news)
@@ -172,6 +170,8 @@ class ClusterLoop:
         await self._books.write(changes)
         for job_id in changes.given_up:
             self.hands.give_up(job_id)
+        if not changes.moves:
+            return jobs, replicas
         return await self._books.read()
 
     def _take_in_job(
@@ -207,8 +207,8 @@ class ClusterLoop:
         at, clock_s = self._now(), self._world.clock()
         drained = self._books.drained.get(self.name)
         idle_s = clock_s - self._began_at
-        self.jobs = frozenset(job.id for job in jobs)
-        self.hands.forget(set(self.jobs))
+        living = self._world.living[self.name] = frozenset(job.id for job in jobs)
+        self.hands.forget(living)
         self.site = site(self.section.maintenance, None if drained is None else drained.message, at)
         self.budget = budget(self.section.limits, self._books.spent, at)
         return Picture(
@@ -227,6 +227,7 @@ class ClusterLoop:
                 for name, count in self._kept.items()
                 if name in self.deployments and idle_s < self.deployments[name].scale.idle_timeout
             },
+            finish_s={one.model: self._world.finish_s(one.model) for one in self.deployments.values()},
             elsewhere=self._elsewhere(self.name),
         )
 
@@ -245,6 +246,11 @@ class ClusterLoop:
             # Nobody knows the demand: nothing is stopped for want of it.
             wanted, stand_in = max(wanted, place.alive), max(stand_in, place.leaving)
         return desired(picture, deployment, place, wanted, stand_in)
+
+    async def _ends(self) -> list[EndPilot]:
+        """Pilots that live on although their job is over: their scheduler has lost them, and others serve instead."""
+        strays = self._world.strays()
+        return [EndPilot(job_id) for job_id in await self._books.ended_jobs(strays)] if strays else []
 
     def _look_ahead(self, picture: Picture, made: Plan) -> None:
         """What people are told, and what the scheduler is asked for the next decision."""

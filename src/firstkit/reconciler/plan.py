@@ -62,6 +62,13 @@ class MoveEnd:
 
 
 @dataclass(frozen=True, slots=True)
+class EndPilot:
+    """The end of a pilot whose job is over."""
+
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class CancelJob:
     """The end of a job."""
 
@@ -69,7 +76,7 @@ class CancelJob:
     reason: str
 
 
-Action = SubmitJob | StartReplica | StopReplica | MoveEnd | CancelJob
+Action = SubmitJob | StartReplica | StopReplica | MoveEnd | EndPilot | CancelJob
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +239,8 @@ def _parted(work: _Work, want: Desired, alive: list[ReplicaRow]) -> tuple[list[R
         return [], alive
     staying, leaving = list[ReplicaRow](), list[ReplicaRow]()
     for row in alive:
-        (leaving if work.life(row).is_leaving(want.warm_s) else staying).append(row)
+        life = work.life(row)
+        (leaving if life is not ENDLESS and life.is_leaving(want.warm_s) else staying).append(row)
     surplus = len(staying) - want.wanted
     if surplus > 0:
         nearly = [row for row in staying if work.life(row).is_nearly_leaving(want.warm_s)]
@@ -263,6 +271,8 @@ def _start(work: _Work, want: Desired, missing: int) -> None:
 
 def _hand_over(work: _Work, want: Desired, staying: list[ReplicaRow], leaving: list[ReplicaRow]) -> None:
     """End replicas that are about to end, as soon as they are not needed to stand in for others any more."""
+    if not leaving:
+        return
     ready = sum(row.state is ReplicaState.READY for row in staying)
     stand_in = max(want.stand_in, 0 if want.is_left else want.wanted - ready)
     last_first = sorted(leaving, key=lambda row: (row.state is ReplicaState.READY, work.life(row).left_s), reverse=True)

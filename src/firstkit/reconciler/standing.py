@@ -12,7 +12,7 @@ from firstkit.reconciler.backoff import retry_at
 from firstkit.reconciler.budget import Budget
 from firstkit.reconciler.closing import Site, why_too_late
 from firstkit.reconciler.forecast import Experience, back_off, job_left_s, wait_s
-from firstkit.reconciler.handover import Life, life_of
+from firstkit.reconciler.handover import REQUEST_S, Life, life_of
 from firstkit.reconciler.placement import Place, Queued, Room, choose_room
 from firstkit.reconciler.plan import SHORTEST, Desired, ObservedJob, grouped, is_alive, rooms
 from firstkit.states import JobState, ReplicaState
@@ -41,6 +41,8 @@ class Picture:
     ended: Mapping[str, Sequence[ReplicaRow]] = field(default_factory=dict)
     said: Mapping[str, float | None] = field(default_factory=dict)
     kept: Mapping[str, int] = field(default_factory=dict)
+    finish_s: Mapping[str, float] = field(default_factory=dict)
+    """By model, how much time a replica must have left to be given a request."""
     elsewhere: Mapping[str, float] = field(default_factory=dict)
     """How long a replica of the same model may take on the other clusters until it serves, where any could start."""
 
@@ -101,6 +103,8 @@ def _place(
     obstacle = too_late or _obstacle(picture, deployment)
     # Where nothing can be started a successor comes from elsewhere, and takes as long as it takes there.
     successor_s = max(warm_s, picture.elsewhere.get(deployment.name, 0.0)) if obstacle else warm_s
+    # One that cannot finish what usually comes is given nothing: the successor has to be there by then.
+    successor_s += max(0.0, picture.finish_s.get(deployment.model, 0.0) - REQUEST_S)
     ready, loading, leaving, queued = 0, 0, 0, list[Queued]()
     for row in rows:
         job = jobs.get(row.job_id)

@@ -32,6 +32,9 @@ class World:
         self._demands: dict[str, dict[Clusters, Demand]] = {
             model: {None: Demand(clock(), policies)} for model, policies in self._policies.items()
         }
+        self._finish_s: dict[str, float] = {}
+        self.living: dict[str, frozenset[str]] = {}
+        """By cluster: its jobs that live, as of the last pass."""
         self._silent_since: dict[str, float] = {}
         self._gateway_since = clock()
 
@@ -62,14 +65,16 @@ class World:
 
     def hear_demand(self, models: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
         """Take over the demand for models: of each, one entry for every set of clusters that requests may go to, with
-        ``waiting``, ``in_flight``, and ``idle_s`` since the last request, or null. Sets that are not named ask for
-        nothing any more."""
+        ``waiting``, ``in_flight``, and ``idle_s`` since the last request, or null; maybe ``finish_s``, the time that a
+        replica must have left to be given a request. Sets that are not named ask for nothing any more."""
         self.is_demand_known = True
         at = self.clock()
         for model, entries in models.items():
             if model not in self._demands:
                 continue
             said = {_clusters(entry): entry for entry in entries}
+            finish_s = [float(entry["finish_s"]) for entry in entries if entry.get("finish_s") is not None]
+            self._finish_s[model] = max(finish_s, default=self._finish_s.get(model, 0.0))
             demands = self._demands[model]
             for clusters in said.keys() - demands.keys():
                 demands[clusters] = Demand(at, self._policies[model])
@@ -87,9 +92,17 @@ class World:
             del demands[clusters]
         return [demand.need(at, clusters) for clusters, demand in demands.items()]
 
+    def finish_s(self, model: str) -> float:
+        """How much time a replica must have left to be given a request; 0: nobody said."""
+        return self._finish_s.get(model, 0.0)
+
     def is_waited_for(self, model: str) -> bool:
         """Whether requests wait for a replica now."""
         return any(demand.waiting for demand in self._demands[model].values())
+
+    def strays(self) -> set[str]:
+        """Jobs whose pilots are heard, and that live on no cluster that anybody looked at."""
+        return set(self.reports).difference(*self.living.values())
 
     def silent_s(self, job_id: str) -> float:
         """For how long the gateway has known of no link to the pilot of a job; 0 while it is up or nobody can say."""

@@ -88,7 +88,7 @@ class Scheduler(Protocol):
     def submit(self, spec: JobSpec, argv: list[str], folder: str) -> str:
         """Make a job that runs ``argv`` in ``folder`` (which exists, 0700); returns the scheduler's id of it.
 
-        Idempotent by ``spec.job_id``: a job of that id that exists already, in any state, is returned instead.
+        Called once for each ``spec.job_id``, under the claim that ``first cluster submit`` takes.
         """
 
     def poll(self) -> dict[str, JobNews]:

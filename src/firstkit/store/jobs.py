@@ -118,26 +118,32 @@ Row = TypeVar("Row", JobRow, ReplicaRow)
 
 async def live_jobs(conn: AsyncConnection, cluster: str) -> list[JobRow]:
     """Jobs of a cluster that have not ended, oldest first."""
-    query = select(jobs).where(jobs.c.cluster == cluster, jobs.c.state.in_(LIVE_JOB_STATES))
+    query = select(*_JOB).where(jobs.c.cluster == cluster, jobs.c.state.in_(LIVE_JOB_STATES))
     return await _read(conn, JobRow, query.order_by(jobs.c.created_at, jobs.c.id))
 
 
 async def live_replicas(conn: AsyncConnection, cluster: str) -> list[ReplicaRow]:
     """Replicas on a cluster that have not ended, oldest first."""
-    query = select(replicas).where(replicas.c.cluster == cluster, replicas.c.state.in_(LIVE_REPLICA_STATES))
+    query = select(*_REPLICA).where(replicas.c.cluster == cluster, replicas.c.state.in_(LIVE_REPLICA_STATES))
     return await _read(conn, ReplicaRow, query.order_by(replicas.c.created_at, replicas.c.id))
 
 
 async def ended_replicas(conn: AsyncConnection, deployment: str) -> list[ReplicaRow]:
     """The last REMEMBERED replicas of a deployment that have ended, newest first."""
     ended = and_(replicas.c.deployment == deployment, replicas.c.state.not_in(LIVE_REPLICA_STATES))
-    query = select(replicas).where(ended).order_by(replicas.c.created_at.desc(), replicas.c.id).limit(REMEMBERED)
+    query = select(*_REPLICA).where(ended).order_by(replicas.c.created_at.desc(), replicas.c.id).limit(REMEMBERED)
     return await _read(conn, ReplicaRow, query)
 
 
 async def replicas_of(conn: AsyncConnection, job_id: str) -> list[ReplicaRow]:
     """All replicas of one job, in any state."""
-    return await _read(conn, ReplicaRow, select(replicas).where(replicas.c.job_id == job_id))
+    return await _read(conn, ReplicaRow, select(*_REPLICA).where(replicas.c.job_id == job_id))
+
+
+async def ended_jobs(conn: AsyncConnection, cluster: str, job_ids: Collection[str]) -> list[str]:
+    """Those of ``job_ids`` that were of a cluster and have ended."""
+    is_one = and_(jobs.c.id.in_(job_ids), jobs.c.cluster == cluster, jobs.c.state.not_in(LIVE_JOB_STATES))
+    return [row.id for row in await conn.execute(select(jobs.c.id).where(is_one).order_by(jobs.c.id))]
 
 
 async def recent(conn: AsyncConnection, since: datetime) -> tuple[list[JobRow], list[ReplicaRow]]:
@@ -146,12 +152,12 @@ async def recent(conn: AsyncConnection, since: datetime) -> tuple[list[JobRow], 
         await _read(
             conn,
             JobRow,
-            select(jobs).where(_lived(jobs, LIVE_JOB_STATES, since)).order_by(jobs.c.created_at, jobs.c.id),
+            select(*_JOB).where(_lived(jobs, LIVE_JOB_STATES, since)).order_by(jobs.c.created_at, jobs.c.id),
         ),
         await _read(
             conn,
             ReplicaRow,
-            select(replicas)
+            select(*_REPLICA)
             .where(_lived(replicas, LIVE_REPLICA_STATES, since))
             .order_by(replicas.c.created_at, replicas.c.id),
         ),
@@ -194,18 +200,34 @@ def _lived(table: Table, live: Collection[str], since: datetime) -> ColumnElemen
 
 
 async def _read(conn: AsyncConnection, kind: type[Row], query: Select[Any]) -> list[Row]:
-    return [_row(kind, row) for row in (await conn.execute(query)).mappings()]
-
-
-def _row(kind: type[Row], stored: Any) -> Row:
-    values = {field.name: stored[field.name] for field in fields(kind) if field.name in stored}
-    if kind is JobRow:
-        return kind(**{**values, "state": JobState(stored["state"]), "resources": _resources(stored["spec"])})
-    return kind(**{**values, "state": ReplicaState(stored["state"]), "needs": _resources(stored["needs"])})
+    """Rows of a query for the columns of ``kind``, in the order of its fields: many are read many times a second."""
+    names = [field.name for field in fields(kind)]
+    state, resources = names.index("state"), names.index("resources" if kind is JobRow else "needs")
+    states = JobState if kind is JobRow else ReplicaState
+    found = []
+    for row in await conn.execute(query):
+        values = list(row)
+        values[state] = states(values[state])
+        values[resources] = _resources(values[resources])
+        found.append(kind(*values))
+    return found
 
 
 def _resources(stored: Any) -> Resources:
-    return from_dict(Resources, stored, "resources")
+    """What is stored as JSON. Most rows have the same few."""
+    key = repr(stored)
+    known = _RESOURCES.get(key)
+    if known is None:
+        if len(_RESOURCES) >= SHAPES:
+            _RESOURCES.clear()
+        known = _RESOURCES[key] = from_dict(Resources, stored, "resources")
+    return known
+
+
+SHAPES = 1000
+_RESOURCES: dict[str, Resources] = {}
+_JOB = [jobs.c["spec" if field.name == "resources" else field.name] for field in fields(JobRow)]
+_REPLICA = [replicas.c[field.name] for field in fields(ReplicaRow)]
 
 
 # -- writing -----------------------------------------------------------------------------------------------------------
@@ -261,6 +283,11 @@ async def move_replica(conn: AsyncConnection, replica_id: str, state: ReplicaSta
 async def note_job(conn: AsyncConnection, job_id: str, **facts: Any) -> None:
     """Write down what was seen of a job without moving it."""
     await conn.execute(update(jobs).where(jobs.c.id == job_id).values(**facts))
+
+
+async def note_seen(conn: AsyncConnection, job_ids: Sequence[str], at: datetime) -> None:
+    """Write down that jobs were seen as they are known."""
+    await conn.execute(update(jobs).where(jobs.c.id.in_(job_ids)).values(observed_at=at))
 
 
 async def add_observation(

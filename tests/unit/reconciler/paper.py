@@ -6,7 +6,7 @@ books and of the loop on a real store are elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -57,6 +57,10 @@ class PaperBooks(Books):
             [row for row in replicas if not row.state.is_final],
         )
 
+    async def ended_jobs(self, job_ids: Collection[str]) -> list[str]:
+        known = [self._paper.jobs[job_id] for job_id in sorted(job_ids) if job_id in self._paper.jobs]
+        return [row.id for row in known if row.cluster == self._cluster and row.state.is_final]
+
     async def refresh(self, *deployments: str) -> None:
         for name in deployments:
             ended = [r for r in self._paper.replicas.values() if r.deployment == name and r.state.is_final]
@@ -70,6 +74,8 @@ class PaperBooks(Books):
         return Experience(waits=tuple(self._paper.waits.get(self._cluster, ())))
 
     async def write(self, changes: Changes) -> None:
+        for job_id in changes.seen:
+            self._paper.jobs[job_id] = replace(self._paper.jobs[job_id], observed_at=changes.at)
         for job, update in changes.jobs:
             before = self._paper.jobs[job.id]
             if update.state is None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -10,10 +11,12 @@ from sqlalchemy.exc import IntegrityError
 
 from firstkit.links.messages import ReplicaReport
 from firstkit.reconciler.backoff import failures
-from firstkit.reconciler.books import Books, Changes
+from firstkit.reconciler.books import FRESH_FOR, Books, Changes
 from firstkit.reconciler.observe import VANISH_GRACE_S
 from firstkit.schedulers.scheduler import JobNews
 from firstkit.states import JobState, ReplicaState
+from firstkit.store import clusters as drains
+from firstkit.store import jobs as stored
 from firstkit.store import tables
 from firstkit.store.database import Database
 from firstkit.store.jobs import JobRow, NewReplica, Observation, ReplicaRow
@@ -124,6 +127,24 @@ def test_the_end_of_a_job_takes_its_replicas_along(end: JobState, becomes: str) 
         ]
 
 
+def vanished(row: JobRow) -> list[str]:
+    long_ago = NOW - timedelta(hours=1)
+    changes = Changes(NOW)
+    changes.poll(replace(row, absent_polls=5, absent_since=long_ago), [replica()], None, True)
+    return [update.state.value for update in changes.replicas]
+
+
+def test_a_job_that_was_ending_and_is_forgotten_has_failed_nobody() -> None:
+    assert vanished(job(state=JobState.ENDING)) == ["STOPPED"]
+    assert vanished(job()) == ["FAILED"]
+
+
+def test_a_job_that_we_cancelled_has_stopped_however_it_ended() -> None:
+    changes = Changes(NOW)
+    changes.poll(job(state=JobState.ENDING), [replica()], said(JobState.FAILED), False, is_cancelled=True)
+    assert [update.state.value for update in changes.replicas] == ["STOPPED"]
+
+
 # -- a pass ------------------------------------------------------------------------------------------------------------
 
 
@@ -197,6 +218,71 @@ async def test_a_wait_is_learned_once_however_often_it_is_told(db: Database, boo
     (seen,) = await rows(db, tables.observations)
     assert (seen.kind, seen.subject, seen.seconds) == ("queue_wait", "here", 8.0)
     assert books.known("m@here").waits == (Observation(8.0, None),)
+
+
+async def test_a_wait_is_learned_with_what_was_forecast_for_it(books: Books) -> None:
+    for number, promised in enumerate([None, 30.0, None]):
+        if number:
+            await submit(books, f"job-{number}")
+        if promised is not None:
+            books.promise(f"job-{number}", promised)
+        jobs, _ = await books.read()
+        changes = after(9)
+        for row in jobs:
+            started = JobNews(row.id, f"id-{row.id}", JobState.RUNNING, started_at=NOW.timestamp() + 8 + number)
+            changes.poll(row, [], started, False)
+        await books.write(changes)
+    assert [(seen.seconds, seen.forecast_s) for seen in books.waits.waits] == [(10.0, 8.5), (9.0, 30.0), (8.0, None)]
+    assert books.waits.wait_error_s == pytest.approx((1.5 + 21.0) / 2)
+
+
+async def test_with_the_rows_comes_what_is_drained(db: Database, books: Books) -> None:
+    async with db.begin() as conn:
+        await drains.drain(conn, "here", "op", "new cooling")
+    assert books.drained == {}
+    books.forget()
+    await books.read()
+    assert books.drained["here"].message == "new cooling"
+
+
+async def test_rows_are_read_again_after_a_write_and_after_a_while(db: Database) -> None:
+    at = [NOW]
+    books = Books(db, "here", lambda: at[0])
+    await books.open(["m@here"])
+    async with db.begin() as conn:
+        await stored.add_job(conn, "job-x", "here", ONE_CORE, "digest", NOW)
+    assert await books.read() == ([], []), "by whom, if not by us?"
+    at[0] += 2 * FRESH_FOR + timedelta(seconds=1)
+    assert [row.id for row in (await books.read())[0]] == ["job-x"]
+    await submit(books, "job-a", new("rep-a"))
+    jobs, replicas = await books.read()
+    assert ({row.id for row in jobs}, [row.id for row in replicas]) == ({"job-a", "job-x"}, ["rep-a"])
+
+
+async def test_a_poll_that_says_nothing_new_is_written_seldom(db: Database, books: Books) -> None:
+    for seconds, seen_at in ((5, 5), (20, 5), (35, 35)):
+        (row,), _ = await books.read()
+        changes = after(seconds)
+        changes.poll(row, [], JobNews(row.id, "id-job-a", JobState.SUBMITTING), True)
+        await books.write(changes)
+        assert not changes.moves or seconds == 5
+        (found,) = await rows(db, tables.jobs)
+        assert found.observed_at == NOW + timedelta(seconds=seen_at)
+
+
+async def test_what_was_spent_is_read_when_a_job_moved(books: Books) -> None:
+    await books.read()
+    (first,) = books.spent
+    assert (first.job_id, first.deployment, first.nodes, first.started_at) == ("job-a", "m@here", 1, None)
+    await pilot_says(books, after(5))
+    await books.read()
+    assert [one.started_at for one in books.spent] == [NOW + timedelta(seconds=5)]
+    await submit(books, "job-b")
+    await books.read()
+    assert [one.job_id for one in books.spent] == ["job-a", "job-b"]
+    await books.end_job("job-a", JobState.CANCELLED, "")
+    await books.read()
+    assert books.spent[0].ended_at is not None
 
 
 async def test_a_start_before_the_submission_was_no_wait(books: Books) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from firstkit.reconciler.forecast import Experience, Outlook, best, deployment_outlook, spread
+from firstkit.reconciler.forecast import Experience, Outlook, back_off, best, deployment_outlook, spread, wait_s
 from firstkit.states import JobState, ModelStatus, ReplicaState
 from firstkit.store.jobs import Observation, ReplicaRow
 from unit.reconciler.support import NOW, job, replica
@@ -58,6 +58,53 @@ def test_a_waiting_job_waits_and_then_loads() -> None:
     found = outlook(row, state=JobState.PENDING, started_at=None, reason="waits for cores")
     assert (found.status, found.eta_s) == (ModelStatus.QUEUED, 60 + 12)
     assert "waits for cores" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("said_s", "learned_s", "waits_s"),
+    [
+        (None, None, None),
+        (None, 60.0, 60.0),
+        (600.0, None, 600.0),
+        (600.0, 60.0, 600.0),
+        (30.0, 60.0, 60.0),
+        (5.0, 60.0, 5.0),
+    ],
+)
+def test_of_two_forecasts_the_later_holds_unless_resources_are_free(
+    said_s: float | None, learned_s: float | None, waits_s: float | None
+) -> None:
+    assert wait_s(said_s, learned_s) == waits_s
+
+
+def test_a_waiting_job_says_its_place_and_when_it_starts() -> None:
+    row = replica(state=ReplicaState.QUEUED, **ago(40))
+    starts_at = NOW + timedelta(seconds=300)
+    found = outlook(row, state=JobState.PENDING, started_at=None, reason="Resources", position=3, starts_at=starts_at)
+    assert (found.position, found.start_in_s, found.eta_s) == (3, 300, 312)
+    assert found.reason == "the job waits: position 3, Resources"
+    assert found.waits_for == "queue: position 3, Resources"
+
+
+def test_a_plan_for_a_time_that_is_long_past_is_no_plan() -> None:
+    row = replica(state=ReplicaState.QUEUED, **ago(40))
+    for late_s, left_s in ((61, 60), (59, 0)):
+        starts_at = NOW - timedelta(seconds=late_s)
+        assert outlook(row, state=JobState.PENDING, started_at=None, starts_at=starts_at).start_in_s == left_s
+
+
+def test_a_successor_is_warm_when_nine_of_ten_were() -> None:
+    assert Experience().warm_s is None
+    assert Experience(loads=seen(10, 10)).warm_s == 10
+    assert Experience(loads=seen(10, 10), waits=seen(60, 160)).warm_s == 10 + 150
+
+
+def test_back_off_is_said_while_it_lasts() -> None:
+    row = replica("rep-x", ReplicaState.FAILED, ended_at=NOW, reason="exit status 3")
+    assert back_off([row, row], NOW) == (
+        "back-off until 12:00:02 UTC: failed to start 2 times, last: exit status 3 (rep-x)"
+    )
+    assert back_off([row, row], NOW + timedelta(seconds=2)) == ""
 
 
 def test_a_job_that_started_only_loads() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -11,15 +12,18 @@ from sqlalchemy import select, update
 
 from firstkit.clock import now
 from firstkit.config import Cluster, Scale
+from firstkit.errors import SchedulerRefused, SchedulerSilent
 from firstkit.links.messages import LinkSpec, PilotReport, PilotSpec, ReplicaReport
 from firstkit.reconciler import observe, rhythm
+from firstkit.reconciler.acting import REFUSED_S
 from firstkit.reconciler.books import Books
 from firstkit.reconciler.calls import Calls
 from firstkit.reconciler.loop import BUSY_S, ClusterLoop
 from firstkit.reconciler.placement import Share
 from firstkit.reconciler.standing import policy_of
+from firstkit.reconciler.telling import cluster
 from firstkit.reconciler.world import World
-from firstkit.schedulers.scheduler import JobNews
+from firstkit.schedulers.scheduler import Estimate, JobNews, Resources
 from firstkit.states import JobState, ModelStatus, ReplicaState
 from firstkit.store import jobs as stored
 from firstkit.store import tables
@@ -43,6 +47,7 @@ class Bench:
         self.section = Cluster.model_validate(section)
         self.cluster = cluster
         self.hot = hot
+        self.is_considered = False
         self.deployment = deployment(scale=Scale(hot=1, max=2))
         self.world = World({"m": [policy_of(self.deployment)]})
         self.said: list[dict[str, Any]] = []
@@ -65,7 +70,7 @@ class Bench:
             self.calls,
             link=lambda _: LinkSpec("socket", "/pilots.sock"),
             orphan_timeout_s=600.0,
-            shares=lambda _: {"m@here": Share(self.hot)},
+            shares=lambda _: {"m@here": Share(self.hot, is_considered=self.is_considered)},
             section=self.section,
         )
 
@@ -263,6 +268,7 @@ async def test_no_job_vanishes_before_pilots_could_dial_a_new_gateway(db: Databa
     async with db.begin() as conn:
         long_ago = now() - timedelta(hours=1)
         await conn.execute(update(tables.jobs).values(absent_polls=5, absent_since=long_ago))
+    here.loop.books.forget()
     here.cluster.jobs.clear()
     here.world.gateway_went()
     here.world.gateway_came()
@@ -286,3 +292,138 @@ async def test_a_poll_that_hangs_makes_no_busy_loop(db: Database) -> None:
     assert "poll" in here.loop.hands.under_way
     assert await here.loop.step() >= BUSY_S
     await here.loop.close()
+
+
+# -- what schedulers are asked for -------------------------------------------------------------------------------------
+
+
+async def test_a_start_that_is_weighed_is_asked_for_once_a_minute(db: Database) -> None:
+    here = await bench(db, QuickCluster())
+    here.is_considered = True
+    await here.passes(5)
+    assert here.cluster.calls.count("estimate") == 1
+    assert here.loop.hands.start_s(here.deployment.resources) == pytest.approx(0.0, abs=1.0)
+
+
+class PonderingCluster(QuickCluster):
+    """Never comes to an end with its estimates."""
+
+    async def estimate(self, resources: Resources) -> Estimate:
+        return await asyncio.get_running_loop().create_future()
+
+
+async def test_a_submission_waits_for_no_estimate(db: Database) -> None:
+    here = await bench(db, PonderingCluster())
+    here.is_considered = True
+    await here.loop.step()
+    (job_id,) = [key for key in here.loop.hands.under_way if key.startswith("job-")]
+    await here.loop.hands.under_way[job_id]
+    assert here.cluster.calls.count("submit") == 1
+    assert "estimate" in here.loop.hands.under_way
+    await here.loop.close()
+
+
+async def test_nobody_asks_for_starts_that_are_not_weighed(db: Database) -> None:
+    here = await bench(db, QuickCluster())
+    await here.passes(4)
+    assert "estimate" not in here.cluster.calls
+
+
+class EvasiveCluster(QuickCluster):
+    """Does all that it is told, and does not say when."""
+
+    async def estimate(self, resources: Resources) -> Estimate:
+        await super().estimate(resources)
+        raise SchedulerSilent("no answer in time")
+
+
+class UnwillingCluster(QuickCluster):
+    """Says that it would refuse."""
+
+    async def estimate(self, resources: Resources) -> Estimate:
+        await super().estimate(resources)
+        raise SchedulerRefused("no such partition")
+
+
+@pytest.mark.parametrize("kind", [EvasiveCluster, UnwillingCluster])
+async def test_an_estimate_that_fails_holds_up_nothing(db: Database, kind: type[QuickCluster]) -> None:
+    here = await bench(db, kind())
+    here.is_considered = True
+    await here.passes(3)
+    assert here.loop.hands.rhythm.silent_s is None
+    assert [row.state for row in await here.rows(tables.jobs)] == ["PENDING"]
+    start_s = here.loop.hands.start_s(here.deployment.resources)
+    assert start_s == (None if kind is EvasiveCluster else pytest.approx(REFUSED_S, abs=1.0))
+
+
+async def test_the_size_of_a_cluster_is_read_again_seldom(db: Database) -> None:
+    here = await bench(db, QuickCluster())
+    await here.passes(5)
+    assert here.cluster.calls.count("capacity") == 1
+    here.loop.hands._capacity_due = 0.0
+    await here.passes(2)
+    assert here.cluster.calls.count("capacity") == 2
+
+
+async def test_a_silent_scheduler_says_so_and_is_asked_again(db: Database) -> None:
+    here = await bench(db, SilentCluster())
+    await here.passes()
+    assert here.loop.places["m@here"].obstacle.startswith("the scheduler has been silent for")
+    said = cluster(here.loop)
+    assert (said["scheduler"], said["reason"]) == ("silent", "no answer in time")
+
+
+async def test_what_is_said_of_a_cluster(db: Database) -> None:
+    here = await bench(db, QuickCluster(), limits={"nodes": 4})
+    assert cluster(here.loop)["scheduler"] == "unknown"
+    await here.passes()
+    await here.poll()
+    said = cluster(here.loop)
+    assert (said["scheduler"], said["reason"], said["drained"], said["maintenance"]) == ("answering", "", False, None)
+    assert said["capacity"]["nodes"] == 1
+    assert said["spent"]["nodes"] == 1
+    assert said["asked_at"] is not None
+
+
+async def test_a_pilot_is_told_once_that_the_end_of_its_job_moved(db: Database) -> None:
+    here = await bench(db, QuickCluster())
+    await here.passes()
+    (replica,) = await here.rows(tables.replicas)
+    ends_at = now().timestamp() + 3600
+    here.cluster.jobs[replica.job_id] = replace(
+        here.cluster.jobs[replica.job_id], started_at=now().timestamp(), ends_at=ends_at
+    )
+    here.report(replica.job_id, **{replica.id.replace("-", "_"): ReplicaState.READY})
+    await here.poll()
+    await here.passes(3)
+    told = [message for message in here.said if message["verb"] == "end"]
+    assert [message["args"] for message in told] == [{"ends_at": pytest.approx(ends_at, abs=0.001)}]
+
+
+async def test_a_job_that_we_cancelled_leaves_no_failure_behind(db: Database) -> None:
+    here = await bench(db, QuickCluster())
+    await here.passes()
+    here.hot = 0
+    await here.passes()
+    (job,) = await here.rows(tables.jobs)
+    here.cluster.jobs[job.id] = JobNews(job.id, job.scheduler_id, JobState.FAILED, "exit status 143")
+    await here.poll()
+    assert [row.state for row in await here.rows(tables.replicas)] == ["STOPPED"]
+    assert here.loop.places["m@here"].obstacle == ""
+
+
+async def test_a_pilot_that_outlives_its_job_is_told_to_leave(db: Database) -> None:
+    here = await bench(db, QuickCluster())
+    await here.passes()
+    (replica,) = await here.rows(tables.replicas)
+    here.report(replica.job_id, **{replica.id.replace("-", "_"): ReplicaState.READY})
+    await here.passes()
+    here.report("job-of-somebody-else")
+    here.cluster.jobs[replica.job_id] = JobNews(replica.job_id, f"id-{replica.job_id}", JobState.NODE_FAIL)
+    await here.poll()
+    here.said.clear()
+    there = here.make_loop()
+    here.loop = there
+    await there.start()
+    await here.passes(1)
+    assert [(said["verb"], said["job_id"]) for said in here.said] == [("exit", replica.job_id)]

@@ -9,11 +9,13 @@ from hypothesis import strategies as st
 
 from firstkit.links.messages import ReplicaReport
 from firstkit.reconciler.observe import (
+    POLLS,
     SUBMIT_GRACE_S,
     VANISH_GRACE_S,
     ending_of_replica,
     job_update,
     replica_updates,
+    submit_grace_s,
 )
 from firstkit.schedulers.scheduler import JobNews
 from firstkit.states import JobState, ReplicaState, may_move
@@ -55,6 +57,30 @@ def test_a_submission_that_nobody_finds_is_given_up_after_its_grace() -> None:
     row = job(state=JobState.SUBMITTING)
     assert absent(row, SUBMIT_GRACE_S - 1) is None
     assert absent(row, SUBMIT_GRACE_S + 1) == "give up"
+
+
+def test_the_grace_of_a_submission_is_longer_than_two_polls() -> None:
+    assert submit_grace_s(0.5) == SUBMIT_GRACE_S
+    assert submit_grace_s(600.0) > POLLS * 600.0
+    row = job(state=JobState.SUBMITTING, submitted_at=NOW - timedelta(seconds=24), absent_polls=5, absent_since=NOW)
+    assert not job_update(row, None, True, NOW, 10.0).give_up
+    assert job_update(row, None, True, NOW + timedelta(seconds=2), 10.0).give_up
+
+
+def test_after_a_clock_was_set_back_only_polls_are_counted() -> None:
+    later = NOW + timedelta(hours=1)
+    row = job(state=JobState.SUBMITTING, submitted_at=later, absent_since=later)
+    assert not job_update(replace(row, absent_polls=0), None, True, NOW).give_up
+    assert job_update(replace(row, absent_polls=1), None, True, NOW).give_up
+
+
+def test_the_end_of_a_job_that_waits_is_a_guess_that_nobody_keeps() -> None:
+    said = news(JobState.PENDING, ends_at=NOW.timestamp(), starts_at=NOW.timestamp(), position=3)
+    facts = job_update(job(state=JobState.PENDING), said, True, NOW).facts
+    assert "ends_at" not in facts
+    assert (facts["starts_at"], facts["position"]) == (NOW, 3)
+    facts = job_update(job(state=JobState.PENDING), news(JobState.RUNNING), True, NOW).facts
+    assert (facts["starts_at"], facts["position"]) == (None, None)
 
 
 @pytest.mark.parametrize("state", [JobState.PENDING, JobState.RUNNING, JobState.ENDING])
@@ -110,6 +136,10 @@ def test_the_end_of_a_job_is_the_end_of_its_replicas() -> None:
     update = ending_of_replica(replica(), JobState.NODE_FAIL, "restarted", NOW)
     assert update.state is ReplicaState.FAILED
     assert update.facts["reason"] == "its job ended as NODE_FAIL: restarted"
+
+
+def test_what_we_ended_has_stopped_whatever_the_scheduler_calls_it() -> None:
+    assert ending_of_replica(replica(), JobState.FAILED, "", NOW, is_ours=True).state is ReplicaState.STOPPED
 
 
 @given(st.sampled_from(JobState), st.lists(st.none() | st.sampled_from(JobState), max_size=12), st.booleans())

@@ -123,6 +123,19 @@ def test_a_set_of_clusters_that_is_not_named_asks_for_nothing_and_is_forgotten_i
     assert needed(world) == 0
 
 
+def test_what_a_request_needs_is_taken_over_where_it_is_said(world: World) -> None:
+    assert world.finish_s("m") == 0.0
+    world.hear_demand({"m": [{**entry(), "finish_s": 12.5}, entry(clusters=["a"])]})
+    world.hear_demand({"m": [entry()]})
+    assert world.finish_s("m") == 12.5
+
+
+def test_strays_are_of_no_cluster_that_was_looked_at(world: World) -> None:
+    world.hear_pilots({"pilots": {"job-a": said(), "job-b": {**said(), "job_id": "job-b"}}})
+    world.living = {"here": frozenset({"job-a"}), "there": frozenset()}
+    assert world.strays() == {"job-b"}
+
+
 def test_demand_is_known_once_the_gateway_has_said_it(world: World) -> None:
     assert not world.is_demand_known
     world.hear_demand({})

@@ -273,3 +273,31 @@ async def test_no_secret_is_stored_in_clear(db: Database) -> None:
     async with db.read() as conn:
         for table in (tables.jobs, tables.replicas, tables.audit):
             assert "canary" not in str((await conn.execute(select(table))).all())
+
+
+async def test_what_was_spent_is_of_jobs_that_live_or_ended_within_the_time(db: Database) -> None:
+    at = now()
+    for job_id in ("job-old", "job-new", "job-live"):
+        await add(db, job_id)
+    async with db.begin() as conn:
+        await stored.add_job(conn, "job-there", "there", RESOURCES, digest("token"), at)
+        for job_id, ended_at in (("job-old", at - timedelta(hours=25)), ("job-new", at - timedelta(hours=1))):
+            await stored.move_job(conn, job_id, JobState.SUBMITTING, started_at=at - timedelta(hours=30))
+            await stored.move_job(conn, job_id, JobState.COMPLETED, ended_at=ended_at)
+        found = await stored.spent(conn, "here", at - timedelta(days=1))
+    assert [(one.job_id, one.deployment, one.nodes, one.walltime_s) for one in found] == [
+        ("job-new", "m@here", 1, None),
+        ("job-live", "m@here", 1, None),
+    ]
+    assert found[0].ended_at == at - timedelta(hours=1)
+
+
+async def test_a_job_is_charged_to_whom_it_was_submitted_for(db: Database) -> None:
+    await add(db, replicas=0)
+    for replica_id, deployment in (("rep-x", "z@here"), ("rep-y", "a@here")):
+        async with db.begin() as conn:
+            new = NewReplica(replica_id, "job-a", "m", deployment, "here", 4, Resources())
+            await stored.add_replicas(conn, [new], now())
+    async with db.read() as conn:
+        (found,) = await stored.spent(conn, "here", now() - timedelta(days=1))
+    assert found.deployment == "z@here", "the first"
