@@ -5,6 +5,8 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 ARGS ?=
 SECONDS ?= 60
+# Most of the time the slow tests wait for something, so several files run side by side.
+SPREAD ?= -n 3 --dist loadfile
 
 .PHONY: help install up down lab lab-down test test-postgresql test-long fuzz check bench bench-gateways clean
 
@@ -38,13 +40,13 @@ lab-down: $(INSTALLED) ## stop what `make lab` started
 	@$(BIN)/python deploy/lab.py down
 
 test: $(INSTALLED) ## everything that this machine can test, some minutes
-	$(BIN)/pytest -m "not long" $(ARGS)
+	$(BIN)/pytest -m "not long" $(SPREAD) $(ARGS)
 
 test-postgresql: $(INSTALLED) ## the tests that use a database, on PostgreSQL
-	$(BIN)/pytest -m "not long" --database postgresql $(ARGS)
+	$(BIN)/pytest -m "not long" --database postgresql $(SPREAD) $(ARGS)
 
 test-long: $(INSTALLED) ## what takes longer: chaos, repeated deaths
-	$(BIN)/pytest -m long $(ARGS)
+	$(BIN)/pytest -m long $(SPREAD) $(ARGS)
 
 fuzz: $(INSTALLED) ## heads, bodies, streams and frames of all kinds, SECONDS of each
 	PYTHONPATH=tests $(BIN)/python -m fuzz --seconds $(SECONDS)

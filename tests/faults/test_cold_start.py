@@ -131,7 +131,7 @@ def test_two_replicas_in_one_job_on_disjoint_cores(database_url: str) -> None:
 def test_replicas_follow_demand_up_to_max(database_url: str) -> None:
     """Full replicas bring another, up to max; when demand is gone only the hot ones stay."""
     engine = fake_engine("QuickEngine", tokens=400, token_delay=0.02)
-    models = one_model(engine, scale={"hot": 1, "max": 2, "max_in_flight": 1, "idle_timeout": 2})
+    models = one_model(engine, scale={"hot": 1, "max": 2, "max_in_flight": 1, "idle_timeout": 2, "sustain": 0})
     with running(models, database_url) as lab:
         lab.wait_live()
         ask = ASK | {"stream": True}

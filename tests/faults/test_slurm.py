@@ -62,7 +62,9 @@ def test_one_model_on_two_clusters_with_equal_job_numbers(clusters: list[SlurmCl
         assert living(lab, beta) == [row for row in lab.jobs() if row["id"] == second["id"]]
 
 
-def test_a_controller_of_slurm_that_is_down(alpha: SlurmCluster) -> None:
+@pytest.mark.parametrize("outage_s", [OUTAGE_S, pytest.param(180.0, marks=pytest.mark.long)], ids=["short", "full"])
+@pytest.mark.timeout(480)
+def test_a_controller_of_slurm_that_is_down(alpha: SlurmCluster, outage_s: float) -> None:
     """Serving goes on, nothing is submitted again, and afterwards all is as before."""
     with slurm_lab([alpha], [deployment(alpha, scale=HOT)]) as lab:
         lab.wait_live()
@@ -71,7 +73,7 @@ def test_a_controller_of_slurm_that_is_down(alpha: SlurmCluster) -> None:
         with Load(lab) as load:
             load.wait_for_more()
             alpha.kill_controller()
-            ends_at = time.monotonic() + OUTAGE_S
+            ends_at = time.monotonic() + outage_s
             while time.monotonic() < ends_at:
                 load.wait_for_more(4)
             down_at = only_job(lab, alpha)["observed_at"]
@@ -211,6 +213,18 @@ def test_pinned_requests(clusters: list[SlurmCluster]) -> None:
         assert ask(lab).ending == "done"
         assert len(lab.jobs()) == 1
         assert ask(lab, headers={"x-first-cluster": "gamma"}).code == "cluster_not_found"
+
+
+def test_pilots_that_the_gateway_dials(alpha: SlurmCluster) -> None:
+    """Their address comes with a poll; a new gateway finds it in the store."""
+    with slurm_lab([alpha], [deployment(alpha, scale=HOT)], {"alpha": {"link": {"kind": "direct"}}}) as lab:
+        lab.wait_live()
+        assert ask(lab).ending == "done"
+        lab.kill_gateway()
+        lab.start_gateway()
+        lab.wait_live()
+        assert ask(lab).ending == "done"
+        assert len(lab.jobs()) == 1
 
 
 def test_draining_a_cluster_moves_its_work_first(clusters: list[SlurmCluster]) -> None:

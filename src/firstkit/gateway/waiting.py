@@ -198,7 +198,8 @@ class WaitingRoom:
 
     def demand(self) -> dict[str, list[dict[str, Any]]]:
         """What the controller is told: by model an entry for each set of clusters that requests may go to, with
-        ``clusters`` (None: all), ``waiting``, ``in_flight``, ``idle_s``. Together they are all requests of a model."""
+        ``clusters`` (None: all), ``waiting``, ``in_flight``, ``idle_s``, and ``finish_s``, what a replica must have left
+        to be given a request. Together they are all requests of a model."""
         waiting = {
             (model, within): count
             for model, line in self._lines.items()
@@ -207,7 +208,8 @@ class WaitingRoom:
         found: dict[str, list[dict[str, Any]]] = {model: [] for model in self.table.pools}
         for key in {**self._uses, **waiting}:
             model, within = key
-            found.setdefault(model, []).append(_demand_of(within, waiting.get(key, 0), self._uses.get(key)))
+            entry = _demand_of(within, waiting.get(key, 0), self._uses.get(key))
+            found.setdefault(model, []).append({**entry, "finish_s": self.table.pools[model].need_s})
         return found
 
     def _came(self, model: str, wish: Wish) -> None:

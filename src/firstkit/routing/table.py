@@ -188,6 +188,11 @@ class Pool:
         route.left_s, need_s = time_left(route.born_at, ends_at, now, need_s)
         route.has_time = need_s <= route.left_s
 
+    @property
+    def need_s(self) -> float:
+        """What a replica must have left to be given a request, in seconds."""
+        return self._durations.need_s
+
     def changed(self, route: Route) -> None:
         """The state or the end of one route is not what it was; those of the others need not be read again."""
         if route.slot >= 0:

@@ -187,6 +187,7 @@ replicas = Table(
     _one_of("state", ReplicaState),
     Index(None, "state"),
     Index(None, "deployment", "created_at"),
+    Index(None, "job_id"),
 )
 
 drained_clusters = Table(

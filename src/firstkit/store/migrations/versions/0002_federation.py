@@ -17,6 +17,8 @@ def upgrade() -> None:
         jobs.add_column(sa.Column("position", sa.Integer()))
         jobs.add_column(sa.Column("address", sa.String(length=300)))
         jobs.create_index(op.f("ix_jobs_cluster_created_at"), ["cluster", "created_at"])
+    with op.batch_alter_table("replicas") as replicas:
+        replicas.create_index(op.f("ix_replicas_job_id"), ["job_id"])
     op.create_table(
         "drained_clusters",
         sa.Column("name", sa.String(length=200), nullable=False),
@@ -29,6 +31,8 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_table("drained_clusters")
+    with op.batch_alter_table("replicas") as replicas:
+        replicas.drop_index(op.f("ix_replicas_job_id"))
     with op.batch_alter_table("jobs") as jobs:
         jobs.drop_index(op.f("ix_jobs_cluster_created_at"))
         for column in ("starts_at", "position", "address"):
