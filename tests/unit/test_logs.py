@@ -10,11 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from firstkit.ids import new_secret
 from firstkit.logs import JsonLines, scrub
 
-SECRET = new_secret()
-KEY = f"first-{new_secret()[:12]}-{SECRET}"
+SECRET = "c5xkuyu7ofvdrpftcjxoj337skohxa5u4uwlxccq4mp2ncc4yj3f"
+KEY = f"first-r4dajx7ith2u-{SECRET}"
 
 
 def line(message: object, *args: object, exc_info: Any = None, **extra: Any) -> str:

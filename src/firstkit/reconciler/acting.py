@@ -58,6 +58,8 @@ class Cluster(Protocol):
 
     async def estimate(self, resources: Resources) -> Estimate: ...
 
+    async def close(self) -> None: ...
+
 
 @dataclass(frozen=True, slots=True)
 class Setting:
@@ -305,6 +307,7 @@ class Hands:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._cluster.close()
 
     def _done(self, key: str) -> None:
         del self.under_way[key]

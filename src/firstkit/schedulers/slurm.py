@@ -67,12 +67,13 @@ class SlurmScheduler:
         """One squeue. What it does not show is looked up in our notes, and rarely in the accounting."""
         calls = self._calls()
         answer = calls.answer(commands.jobs_command())
-        seen = text.parse_jobs(answer)
+        # The same user may have jobs of another FIRST, whose folders are elsewhere.
+        ours = {os.path.basename(folder) for folder in self._folders()}
+        seen = {job_id: news for job_id, news in text.parse_jobs(answer).items() if job_id in ours}
         self._cancel_again(calls, seen, text.parse_held_again(answer))
         news = self._with_exit_codes(calls, seen)
-        missing = [folder for folder in self._folders() if os.path.basename(folder) not in news]
         unknown = []
-        for folder in missing:
+        for folder in [os.path.join(self._jobs, job_id) for job_id in ours - news.keys()]:
             ended = self._noted(folder)
             if ended is not None:
                 news[ended.job_id] = ended

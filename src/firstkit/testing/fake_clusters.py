@@ -39,6 +39,9 @@ class QuickCluster:
         self.calls.append("estimate")
         return Estimate(time.time())
 
+    async def close(self) -> None:
+        return
+
 
 class LostAnswerCluster(QuickCluster):
     """Takes every job, but nobody hears that it did."""

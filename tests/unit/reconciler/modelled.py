@@ -114,6 +114,9 @@ class ModelledCluster:
         self._check(before=True)
         return Capacity(8, 32, 0, 2**36, 8, 32, 0, 2**36)
 
+    async def close(self) -> None:
+        return
+
     async def estimate(self, resources: Resources) -> Estimate:
         self._check(before=True)
         return Estimate(self.time.now().timestamp() + self.wait_s if self.foretells else None)

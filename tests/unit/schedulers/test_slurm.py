@@ -45,6 +45,7 @@ class ScriptedSlurm:
         program.chmod(0o755)
 
     def has(self, word: str, job_id: str = JOB, reason: str = "None") -> None:
+        self.job_folder(job_id)
         self.answers("squeue", f"{job_id}|7|{word}|n1|100|200|5|gpu|{reason}\n")
 
     def calls(self) -> list[str]:
