@@ -54,6 +54,7 @@ class Connection(asyncio.Protocol):
         self.received = 0
         """Bytes of the other end's session."""
         self._transport: Optional[asyncio.Transport] = None
+        self._wire: Optional[_Wire] = None
         self._has_ended = False
         self._resume_s = resume_s
         self._kept = Kept() if resume_s > 0 else None
@@ -113,12 +114,13 @@ class Connection(asyncio.Protocol):
         return not self._has_ended and self._kept is not None and self._kept.can_resume(heard)
 
     def attach(self, transport: asyncio.Transport, heard: int = 0) -> None:
-        """Go on over ``transport``, whose protocol this becomes, after the ``heard`` bytes that the other end has."""
+        """Go on over ``transport`` after the ``heard`` bytes that the other end has."""
         self._let_go()
         self._down = self.loop.create_future()
         self._transport = transport
         transport.set_write_buffer_limits(high=self.write_limit)
-        transport.set_protocol(self)
+        self._wire = _Wire(self)
+        transport.set_protocol(self._wire)
         self.quiet_ticks = 0
         self.is_up = True
         self._timer = self.loop.call_later(self._tick_s, self._tick)
@@ -139,7 +141,10 @@ class Connection(asyncio.Protocol):
         self._timer = self.loop.call_later(self._resume_s, self._end)
         self.on_down()
 
-    def connection_lost(self, exc: Optional[Exception]) -> None:
+    def lost(self, wire: asyncio.BaseProtocol, exc: Optional[Exception]) -> None:
+        """A transport is gone; nothing happens when another took its place before that was said."""
+        if wire is not self._wire:
+            return
         if exc is None or isinstance(exc, OSError):
             self.drop()
         else:  # a fault of ours while frames were dealt with: nobody knows which of them were
@@ -292,6 +297,19 @@ class Connection(asyncio.Protocol):
             if timer is not None:
                 timer.cancel()
         self.on_end()
+
+
+class _Wire(asyncio.Protocol):
+    """What one transport knows of its session. Data goes straight there: this costs nothing for what arrives."""
+
+    def __init__(self, session: Connection) -> None:
+        self.data_received = session.data_received  # type: ignore[method-assign]
+        self.pause_writing = session.pause_writing  # type: ignore[method-assign]
+        self.resume_writing = session.resume_writing  # type: ignore[method-assign]
+        self._session = session
+
+    def connection_lost(self, exc: Optional[Exception]) -> None:
+        self._session.lost(self, exc)
 
 
 class _Nobody(asyncio.Protocol):

@@ -257,7 +257,9 @@ async def test_who_gives_up_in_the_moment_of_being_served_passes_it_on() -> None
 
 
 def said(waiting: int, in_flight: int, idle_s: float | None, clusters: list[str] | None = None) -> dict[str, Any]:
-    return {"m": [{"clusters": clusters, "waiting": waiting, "in_flight": in_flight, "idle_s": idle_s, "finish_s": 30.0}]}
+    return {
+        "m": [{"clusters": clusters, "waiting": waiting, "in_flight": in_flight, "idle_s": idle_s, "finish_s": 30.0}]
+    }
 
 
 async def test_demand_is_what_the_controller_needs_to_know(monkeypatch: pytest.MonkeyPatch) -> None:

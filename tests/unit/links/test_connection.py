@@ -300,3 +300,17 @@ async def test_a_link_that_is_given_up_sends_no_body() -> None:
     frames = [each for write in transport.frames() for each in write]
     assert [(kind, number) for kind, number, _ in frames] == [(FrameType.OPEN, 1), (FrameType.RESET, 0)]
     assert (await sink.tail()).outcome is Outcome.LOST
+
+
+async def test_a_loss_that_is_told_late_does_not_take_down_what_came_after() -> None:
+    """With TLS it may be on its way already when another connection takes over."""
+    session = Connection(resume_s=10.0)
+    first, second = Transport(), Transport()
+    session.attach(cast(asyncio.Transport, first))
+    earlier = first.protocol
+    session.attach(cast(asyncio.Transport, second))
+    earlier.connection_lost(None)
+    assert session.is_up
+    second.protocol.connection_lost(None)
+    assert not session.is_up
+    session.hang_up()
