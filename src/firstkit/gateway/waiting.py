@@ -198,8 +198,8 @@ class WaitingRoom:
 
     def demand(self) -> dict[str, list[dict[str, Any]]]:
         """What the controller is told: by model an entry for each set of clusters that requests may go to, with
-        ``clusters`` (None: all), ``waiting``, ``in_flight``, ``idle_s``, and ``finish_s``, what a replica must have left
-        to be given a request. Together they are all requests of a model."""
+        ``clusters`` (None: all), ``waiting``, ``in_flight``, ``idle_s``, and ``finish_s``: what a replica must have
+        left to be given a request. Together they are all requests of a model."""
         waiting = {
             (model, within): count
             for model, line in self._lines.items()

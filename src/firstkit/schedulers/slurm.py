@@ -50,7 +50,7 @@ class SlurmScheduler:
         os.makedirs(self._jobs, mode=0o700, exist_ok=True)
 
     def submit(self, spec: JobSpec, argv: list[str], folder: str) -> str:
-        """The claim of ``first cluster`` lets an id come here once: Slurm need not be asked whether it has it already."""
+        """The claim of ``first cluster`` lets an id come here once: Slurm need not be asked whether it has it."""
         calls = self._calls()
         self._check_wanted(spec.job_id)
         command = commands.submit_command(spec.job_id, spec.resources, self._defaults, folder, argv)
