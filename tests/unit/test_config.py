@@ -348,3 +348,10 @@ def test_any_text_is_a_configuration_or_an_error(text: str) -> None:
 def test_traps_of_yaml(text: str) -> None:
     with pytest.raises(ConfigError):
         parse_config(text)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parents[2] / "examples").glob("*.yaml")), ids=lambda path: path.name
+)
+def test_examples_are_valid(path: Path) -> None:
+    assert load_config(path).deployments()
