@@ -71,7 +71,7 @@ def cold_requests(folder: Path, cluster: SlurmCluster) -> None:
     with slurm_lab(
         [cluster], [deployment(cluster, engine, scale={"hot": 0, "max": 1, "idle_timeout": 1})], sections
     ) as lab:
-        wait_for("the controller is there", lambda: lab.status()["controller"] == "connected")
+        wait_for("the controller knows its cluster", lambda: _capacity(lab, cluster))
         for number in range(ROUNDS):
             wait_for("the model is cold", lambda: lab.model_status() == "offline" and not lab.processes())
             asked_at = time.time()
@@ -85,6 +85,10 @@ def cold_requests(folder: Path, cluster: SlurmCluster) -> None:
     report("cold request to accepted sbatch, median", statistics.median(to_sbatch), "s", 0.5)
     report("cold request to accepted sbatch, longest", max(to_sbatch), "s", 0.5)
     report("engine ready to first relayed byte, median", statistics.median(to_byte), "s", 0.2)
+
+
+def _capacity(lab: Lab, cluster: SlurmCluster) -> Any:
+    return next(row["capacity"] for row in lab.status()["clusters"] if row["id"] == cluster.name)
 
 
 def polls(folder: Path, cluster: SlurmCluster) -> None:

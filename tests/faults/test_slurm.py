@@ -69,7 +69,7 @@ def test_a_controller_of_slurm_that_is_down(alpha: SlurmCluster, outage_s: float
     with slurm_lab([alpha], [deployment(alpha, scale=HOT)]) as lab:
         lab.wait_live()
         before = only_job(lab, alpha)
-        wait_for("Slurm has saved its state", lambda: before["id"].encode() in _saved(alpha))
+        _let_it_be_saved(alpha, before["scheduler_id"])
         with Load(lab) as load:
             load.wait_for_more()
             alpha.kill_controller()
@@ -245,10 +245,11 @@ def test_draining_a_cluster_moves_its_work_first(clusters: list[SlurmCluster]) -
         assert not load.failures
 
 
-def _saved(cluster: SlurmCluster) -> bytes:
-    """What slurmctld will know after a sudden death."""
-    path = cluster.folder / "state" / "job_state"
-    return path.read_bytes() if path.exists() else b""
+def _let_it_be_saved(cluster: SlurmCluster, scheduler_id: str) -> None:
+    """slurmctld shall know after a sudden death that the job runs: one that only waited then it would start again."""
+    asked_at, path = time.time(), cluster.folder / "state" / "job_state"
+    cluster.run("scontrol", "update", f"JobId={scheduler_id}", "Comment=save it")
+    wait_for("Slurm has saved its state", lambda: path.exists() and path.stat().st_mtime > asked_at)
 
 
 def _state(lab: Lab, job_id: str) -> str:
