@@ -19,7 +19,7 @@ from firstkit.links.messages import Outcome
 from firstkit.metrics import REGISTRY, REQUESTS
 from firstkit.onsite import command as onsite_command
 from firstkit.onsite import place
-from firstkit.schedulers import records
+from firstkit.schedulers import records, scheduler
 from firstkit.states import JobState, ModelStatus, ReplicaState
 
 SECTIONS = source.config_sections()
@@ -179,8 +179,8 @@ def test_states(heading: str, states: Any) -> None:
 # -- files ---------------------------------------------------------------------------------------------------------
 
 FILES = (
-    *(records.JOB, records.GRANT, records.KEEPER, records.FINAL, records.SEEN, records.LOG),
-    *(onsite_command.PILOT_FILE, onsite_command.CLAIM_FILE),
+    *(records.JOB, records.GRANT, records.KEEPER, records.FINAL, records.SEEN, scheduler.LOG),
+    *(onsite_command.PILOT_FILE, onsite_command.CLAIM),
     *(place.SOCKET, place.LOG, place.KEY_FILE, spool.BAD_LINES),
 )
 

@@ -69,7 +69,7 @@ def test_a_controller_of_slurm_that_is_down(alpha: SlurmCluster, outage_s: float
     with slurm_lab([alpha], [deployment(alpha, scale=HOT)]) as lab:
         lab.wait_live()
         before = only_job(lab, alpha)
-        _let_it_be_saved(alpha, before["scheduler_id"])
+        alpha.save_state(before["scheduler_id"])
         with Load(lab) as load:
             load.wait_for_more()
             alpha.kill_controller()
@@ -243,13 +243,6 @@ def test_draining_a_cluster_moves_its_work_first(clusters: list[SlurmCluster]) -
             wait_for("alpha is back", lambda: ready_on(lab, alpha))
             load.wait_for_more()
         assert not load.failures
-
-
-def _let_it_be_saved(cluster: SlurmCluster, scheduler_id: str) -> None:
-    """slurmctld shall know after a sudden death that the job runs: one that only waited then it would start again."""
-    asked_at, path = time.time(), cluster.folder / "state" / "job_state"
-    cluster.run("scontrol", "update", f"JobId={scheduler_id}", "Comment=save it")
-    wait_for("Slurm has saved its state", lambda: path.exists() and path.stat().st_mtime > asked_at)
 
 
 def _state(lab: Lab, job_id: str) -> str:

@@ -8,7 +8,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,62 +18,26 @@ import pytest
 from firstkit.clusters import local
 from firstkit.clusters.carrier import ClusterClient
 from firstkit.clusters.local import LocalCarrier
-from firstkit.clusters.zipapp import build, sources
 from firstkit.errors import ClaimedBefore, SchedulerRefused, SchedulerSilent
 from firstkit.ids import new_id
 from firstkit.schedulers.processes import send_signal
 from firstkit.schedulers.records import GRANT, KEEPER, Grant, Keeper, load
-from firstkit.schedulers.scheduler import JobNews, JobSpec, Resources
 from firstkit.states import JobState
+from integration.scripted import ScriptedJobs, scripted_zipapp
 
 ONE_CORE = {"kind": "local", "cpus": 1, "grace_s": 0.5}
-SCRIPTED_PILOT = b"""
-import json, os
-
-def main(args):
-    script = json.load(open("pilot.json"))["script"]
-    os.execv("/bin/bash", ["bash", "-c", script])
-"""
 LIMIT_S = 20.0
 FOREVER = "sleep 300"
 
 
-class Lab:
+class Lab(ScriptedJobs):
     """One local cluster in a folder of its own, whose pilots run the script that the test gives them."""
 
     def __init__(self, folder: Path, scheduler: dict[str, Any]) -> None:
         self.folder = folder
         self.carrier = LocalCarrier(str(folder))
         self.scheduler = scheduler
-        self.client = ClusterClient(self.carrier, str(folder), scheduler)
-
-    async def submit(self, script: str, job_id: str | None = None, **needs: Any) -> str:
-        job_id = job_id or new_id("job")
-        await self.client.submit(JobSpec(job_id, Resources(**needs), {"script": script}))
-        return job_id
-
-    async def until(self, job_id: str, wanted: Callable[[JobNews], bool], limit_s: float = LIMIT_S) -> JobNews:
-        give_up_at = time.monotonic() + limit_s
-        while True:
-            news = (await self.client.poll())[job_id]
-            if wanted(news):
-                return news
-            assert time.monotonic() < give_up_at, f"{news} did not become what was waited for"
-            await asyncio.sleep(0.02)
-
-    async def running(self, job_id: str) -> JobNews:
-        return await self.until(job_id, lambda news: news.state is JobState.RUNNING)
-
-    async def ended(self, job_id: str) -> JobNews:
-        return await self.until(job_id, lambda news: news.state.is_final)
-
-    async def wrote(self, job_id: str, name: str) -> str:
-        """The contents of a file in the job's folder, once the job has written it."""
-        path = self.folder / "jobs" / job_id / name
-        async with asyncio.timeout(LIMIT_S):
-            while not path.exists() or not path.read_text().endswith("\n"):
-                await asyncio.sleep(0.01)
-        return path.read_text()
+        super().__init__(ClusterClient(self.carrier, str(folder), scheduler), folder, LIMIT_S, pause_s=0.02)
 
     def record(self, job_id: str) -> Any:
         return load(str(self.folder / "jobs" / job_id))
@@ -109,8 +73,7 @@ def _job_of(process: psutil.Process) -> str | None:
 @pytest.fixture
 def lab(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
     folder = Path(tempfile.mkdtemp(prefix="first-", dir="/tmp"))
-    zipapp = folder / "scripted.pyz"
-    zipapp.write_bytes(build({**sources(), "firstkit/onsite/pilot.py": SCRIPTED_PILOT}))
+    zipapp = scripted_zipapp(folder)
     monkeypatch.setattr(local, "install", lambda state_dir: zipapp)
     made = Lab(folder, {"kind": "local", "grace_s": 0.5})
     yield made

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +17,15 @@ import pytest
 from firstkit.clusters import local
 from firstkit.clusters.carrier import ClusterClient
 from firstkit.clusters.local import LocalCarrier
-from firstkit.clusters.zipapp import build, sources
 from firstkit.errors import ClaimedBefore, SchedulerRefused, SchedulerSilent
 from firstkit.ids import new_id
-from firstkit.schedulers.scheduler import JobNews, JobSpec, Resources
+from firstkit.schedulers.scheduler import JobSpec, Resources
 from firstkit.states import JobState
 from firstkit.testing.slurm_lab import LabError, SlurmCluster, is_available
+from integration.scripted import FOREVER, ScriptedJobs, scripted_zipapp
 
 LIMIT_S = 30.0
-FOREVER = "exec sleep 300"
 GIB = 1024**3
-SCRIPTED_PILOT = b"""
-import json, os
-
-def main(args):
-    script = json.load(open("pilot.json"))["script"]
-    os.execv("/bin/bash", ["bash", "-c", script])
-"""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -45,46 +37,19 @@ def slurm_is_here() -> None:
         pytest.skip(f"Slurm cannot be run: {why}")
 
 
-class Site:
+class Site(ScriptedJobs):
     """One cluster of Slurm and what FIRST keeps there."""
 
     def __init__(self, slurm: SlurmCluster, state_dir: Path) -> None:
         self.slurm = slurm
         self.state_dir = state_dir
-        self.client = self.client_with()
+        super().__init__(self.client_with(), state_dir, LIMIT_S, pause_s=0.05)
 
     def client_with(self, time_limit_s: float = LIMIT_S, **settings: Any) -> ClusterClient:
         env = {**self.slurm.env, **settings.pop("env", {})}
         section = {"kind": "slurm", "command_timeout": 20, **settings, "env": env}
         carrier = LocalCarrier(str(self.state_dir), env, time_limit_s)
         return ClusterClient(carrier, str(self.state_dir), section)
-
-    async def submit(self, script: str = FOREVER, job_id: str | None = None, **needs: Any) -> str:
-        job_id = job_id or new_id("job")
-        await self.client.submit(JobSpec(job_id, Resources(**needs), {"script": script}))
-        return job_id
-
-    async def until(self, job_id: str, wanted: Callable[[JobNews], bool], limit_s: float = LIMIT_S) -> JobNews:
-        give_up_at = time.monotonic() + limit_s
-        while True:
-            news = (await self.client.poll())[job_id]
-            if wanted(news):
-                return news
-            assert time.monotonic() < give_up_at, f"{news} did not become what was waited for"
-            await asyncio.sleep(0.05)
-
-    async def running(self, job_id: str) -> JobNews:
-        return await self.until(job_id, lambda news: news.state is JobState.RUNNING)
-
-    async def ended(self, job_id: str, limit_s: float = LIMIT_S) -> JobNews:
-        return await self.until(job_id, lambda news: news.state.is_final, limit_s)
-
-    async def wrote(self, job_id: str, name: str) -> str:
-        path = self.state_dir / "jobs" / job_id / name
-        async with asyncio.timeout(LIMIT_S):
-            while not path.exists() or not path.read_text().endswith("\n"):
-                await asyncio.sleep(0.01)
-        return path.read_text()
 
     def numbers(self, job_id: str) -> list[str]:
         """Slurm's numbers of all jobs of that name."""
@@ -93,8 +58,7 @@ class Site:
 
 @pytest.fixture
 def scripted(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    zipapp = folder / "scripted.pyz"
-    zipapp.write_bytes(build({**sources(), "firstkit/onsite/pilot.py": SCRIPTED_PILOT}))
+    zipapp = scripted_zipapp(folder)
     monkeypatch.setattr(local, "install", lambda state_dir: zipapp)
 
 
@@ -355,7 +319,7 @@ async def test_a_node_that_goes_down_ends_its_job_for_good(own_site: Site) -> No
 
 async def test_a_controller_that_is_gone_is_silence_and_its_jobs_are_there_when_it_is_back(own_site: Site) -> None:
     job = await own_site.submit()
-    await own_site.running(job)
+    own_site.slurm.save_state((await own_site.running(job)).scheduler_id)
     own_site.slurm.kill_controller()
     hasty = own_site.client_with(command_timeout=1)
     began = time.monotonic()

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from firstkit.config import Config, Limits, load_config, parse_config
 from firstkit.errors import ConfigError
+from firstkit.schedulers.slurm_commands import read_defaults, shape_options
 
 COMMAND = {"kind": "command", "argv": ["/opt/x"]}
 EXTERNAL = {"kind": "external", "url": "https://x.example/v1"}
@@ -355,3 +356,18 @@ def test_traps_of_yaml(text: str) -> None:
 )
 def test_examples_are_valid(path: Path) -> None:
     assert load_config(path).deployments()
+
+
+def test_what_holds_for_all_jobs_of_slurm_reaches_each_job_once() -> None:
+    text = """
+clusters: {far: {scheduler: {kind: slurm, partition: gpu, directives: [--licenses=x]}}}
+models:
+  m:
+    deployments:
+      - {cluster: far, engine: {kind: command, argv: [x]}, resources: {qos: high, directives: [--switches=1]}}
+"""
+    config = parse_config(text)
+    [deployment] = config.deployments()
+    settings = config.clusters["far"].scheduler_settings()
+    options = shape_options(deployment.resources, read_defaults(settings))
+    assert options[-4:] == ["--partition=gpu", "--qos=high", "--licenses=x", "--switches=1"]

@@ -71,7 +71,7 @@ def _warnings(deployment: ResolvedDeployment) -> list[str]:
     found = []
     if deployment.weights and not os.path.exists(deployment.weights):
         found.append(f"{where}: there are no weights at {deployment.weights}.")
-    program = engine.binary or engine.python or (engine.argv[0] if engine.argv else None)
+    program = engine.program
     if program and not engine.setup and shutil.which(program) is None:
         found.append(f"{where}: the program {program} is not there, or may not be run.")
     if engine.kind == "llamacpp" and not program and find_spec("xllamacpp") is None:

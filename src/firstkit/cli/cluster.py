@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from firstkit.cli.common import ConfigOption, JsonOption, fail, open_config
-from firstkit.cli.drain import drain, resume
+from firstkit.cli.drain import NameArgument, drain, resume
 
 if TYPE_CHECKING:
     from firstkit.config import Cluster, Config
     from firstkit.onsite.check import Finding
 
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The cluster, as the configuration calls it.")]
 VERBS = {
     "submit": "Submit a job.",
     "poll": "Tell of all jobs.",

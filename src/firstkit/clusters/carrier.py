@@ -15,6 +15,8 @@ T = TypeVar("T")
 
 LOCAL_LIMIT_S = 30.0
 MARGIN_S = 10.0
+WORDS_LIMIT = 300
+"""Of what a command says to people, in a message of ours."""
 
 
 class Carrier(Protocol):

@@ -10,6 +10,7 @@ from firstkit.clock import monotonic
 from firstkit.clusters.carrier import ClusterClient
 from firstkit.clusters.installing import program_name
 from firstkit.config import Cluster, Config, ResolvedDeployment
+from firstkit.engines.engine import ReplicaSpec
 from firstkit.errors import FirstError, SchedulerRefused
 from firstkit.ids import new_id
 from firstkit.onsite.check import FAILED, OK, WARNING, Finding, Site, Trial, TrialResult
@@ -41,13 +42,17 @@ class Case:
     def deployments(self) -> list[ResolvedDeployment]:
         return [deployment for deployment in self.config.deployments() if deployment.cluster == self.name]
 
+    @property
+    def replicas(self) -> tuple[ReplicaSpec, ...]:
+        """One of each deployment: what it would need."""
+        return tuple(deployment.replica_spec(f"check-{i}") for i, deployment in enumerate(self.deployments))
+
 
 async def check(case: Case, with_job: bool = False, wait_s: float = 300.0) -> AsyncIterator[Finding]:
     """All findings, as they are made. Without an answer of the cluster nothing more is looked at."""
     where = _where(case.cluster)
-    specs = tuple(deployment.replica_spec(f"check-{i}") for i, deployment in enumerate(case.deployments))
     try:
-        site = await case.client.check(specs)
+        site = await case.client.check(case.replicas)
     except FirstError as exc:
         fix = "see docs/howto/ssh-cluster.md" if case.cluster.carrier.kind == "ssh" else "see 'first doctor'"
         yield Finding("carrier", FAILED, exc.message, fix)
@@ -145,8 +150,7 @@ def _smallest(case: Case) -> Resources:
 
 def _what_to_look_at(case: Case) -> Trial:
     link = case.cluster.link
-    specs = tuple(deployment.replica_spec(f"check-{i}") for i, deployment in enumerate(case.deployments))
-    return Trial(case.config.server.pilot_addresses if link.kind == "tunnel" else (), link.proxy, specs)
+    return Trial(case.config.server.pilot_addresses if link.kind == "tunnel" else (), link.proxy, case.replicas)
 
 
 async def _result_of(case: Case, job_id: str, wait_s: float) -> tuple[TrialResult | None, str]:

@@ -11,13 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from firstkit.clusters.carrier import result_of
+from firstkit.clusters.carrier import LOCAL_LIMIT_S, WORDS_LIMIT, result_of
 from firstkit.clusters.zipapp import install
 from firstkit.errors import SchedulerSilent
 from firstkit.schedulers.local import job_environment
 
-TIME_LIMIT_S = 30.0
-WORDS_LIMIT = 300
 DEVICES = "CUDA_VISIBLE_DEVICES"
 
 
@@ -28,7 +26,7 @@ class LocalCarrier:
     """
 
     def __init__(
-        self, state_dir: str, env: Mapping[str, str] | None = None, time_limit_s: float = TIME_LIMIT_S
+        self, state_dir: str, env: Mapping[str, str] | None = None, time_limit_s: float = LOCAL_LIMIT_S
     ) -> None:
         self._state_dir = state_dir
         self._env = dict(env or {})

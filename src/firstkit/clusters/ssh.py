@@ -18,14 +18,13 @@ from typing import Any
 import asyncssh
 
 from firstkit.clock import monotonic
-from firstkit.clusters.carrier import result_of
+from firstkit.clusters.carrier import WORDS_LIMIT, result_of
 from firstkit.errors import SchedulerSilent
 from firstkit.onsite.command import REQUEST_LIMIT_BYTES
 
 SESSIONS = 4
 """Calls at a time. Servers allow ten sessions a connection unless they are told otherwise (MaxSessions)."""
 ANSWER_LIMIT_BYTES = 16 * 1024**2
-WORDS_LIMIT = 300
 KEEPALIVE_S = 5.0
 MISSES = 3
 """A peer that says nothing to so many questions, KEEPALIVE_S apart, is gone."""

@@ -161,5 +161,6 @@ class Cluster(Section):
         return self
 
     def scheduler_settings(self) -> dict[str, Any]:
-        """The section as ``first cluster`` gets it."""
-        return {**self.scheduler.model_dump(mode="json"), "env": dict(self.env)}
+        """The section as ``first cluster`` gets it. Directives are added up, so they come with the resources of a job,
+        and not here once more."""
+        return {**self.scheduler.model_dump(mode="json", exclude={"directives"}), "env": dict(self.env)}

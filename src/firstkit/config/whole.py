@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from firstkit.config.models import Deployment, Model, Scale, Weights
 from firstkit.config.server import Auth, Limits, Server
 from firstkit.engines.engine import EngineSpec, ReplicaSpec
 from firstkit.schedulers.scheduler import Resources
+from firstkit.schedulers.slurm_commands import read_defaults, with_defaults
 
 
 class Config(Section):
@@ -137,11 +138,4 @@ def _with_usual(resources: Resources, scheduler: LocalScheduler | SlurmScheduler
     """``resources`` with what the cluster's scheduler section says for all its jobs, where the deployment is silent."""
     if not isinstance(scheduler, SlurmScheduler):
         return resources
-    return replace(
-        resources,
-        partition=resources.partition or scheduler.partition,
-        account=resources.account or scheduler.account,
-        qos=resources.qos or scheduler.qos,
-        constraint=resources.constraint or scheduler.constraint,
-        directives=(*scheduler.directives, *resources.directives),
-    )
+    return with_defaults(resources, read_defaults(scheduler.model_dump()))

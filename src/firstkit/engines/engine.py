@@ -25,6 +25,11 @@ class EngineSpec:
     model: Optional[str] = None
     api_key_env: Optional[str] = None
 
+    @property
+    def program(self) -> Optional[str]:
+        """The program that it names; None: what is usual for its kind."""
+        return self.binary or self.python or (self.argv[0] if self.argv else None)
+
 
 @dataclass(frozen=True)
 class ReplicaSpec:

@@ -17,7 +17,7 @@ from firstkit.clock import now
 from firstkit.errors import CallFailed, LinkLost, NotFound, StoreUnavailable
 from firstkit.gateway.identity import needs
 from firstkit.gateway.schemas import Answer
-from firstkit.gateway.state import Gateway
+from firstkit.gateway.state import Gateway, gateway_of
 from firstkit.gateway.views import WAITING_STATES, View, each
 from firstkit.schedulers.scheduler import Resources
 from firstkit.store.jobs import JobRow, ReplicaRow, recent
@@ -42,7 +42,7 @@ async def health() -> dict[str, str]:
 @router.get("/ready", tags=["operation"], openapi_extra=OPEN)
 async def ready(request: Request) -> JSONResponse:
     """New work is taken: the database answers. 503 where it does not."""
-    gateway: Gateway = request.app.state.gateway
+    gateway = gateway_of(request)
     try:
         async with gateway.db.begin():
             return JSONResponse({"status": "ready"})
@@ -53,7 +53,7 @@ async def ready(request: Request) -> JSONResponse:
 @router.get("/metrics", dependencies=[needs(KeyScope.METRICS)], tags=["operation"], response_class=PlainTextResponse)
 async def prometheus(request: Request) -> Response:
     """Metrics in Prometheus' text format."""
-    gateway: Gateway = request.app.state.gateway
+    gateway = gateway_of(request)
     gateway.pilots.count_replicas()
     gateway.room.count()
     metrics.TASKS.set(len(asyncio.all_tasks()))
@@ -63,7 +63,7 @@ async def prometheus(request: Request) -> Response:
 @router.get("/admin/status", dependencies=[needs(KeyScope.ADMIN)], tags=["operation"])
 async def status(request: Request) -> Response:
     """Clusters, models, jobs and replicas as they are now, with those that ended in the last hour."""
-    gateway: Gateway = request.app.state.gateway
+    gateway = gateway_of(request)
     view = View(gateway, None, now(), is_operator=True)
     async with gateway.db.read() as conn:
         jobs, replicas = await recent(conn, view.at - SHOWN_AFTER_END)
@@ -91,7 +91,7 @@ async def replica_log(
     request: Request, replica_id: str, lines: Annotated[int, Query(ge=1, le=1000)] = 100
 ) -> PlainTextResponse:
     """The end of an engine's log: from its pilot, or what was kept of a replica that failed."""
-    gateway: Gateway = request.app.state.gateway
+    gateway = gateway_of(request)
     try:
         return PlainTextResponse(await gateway.pilots.log(replica_id, lines))
     except (LinkLost, CallFailed):

@@ -12,7 +12,7 @@ from firstkit.clock import now
 from firstkit.errors import ClusterNotFound, InvalidRequest
 from firstkit.gateway.identity import identity_of, needs
 from firstkit.gateway.schemas import ClusterInfo, ClusterList, ClusterState, Explanation, JobList
-from firstkit.gateway.state import Gateway
+from firstkit.gateway.state import Gateway, gateway_of
 from firstkit.gateway.views import JobCounts, View, each
 from firstkit.store.clusters import drain, resume
 from firstkit.store.running import job_counts, page
@@ -40,7 +40,7 @@ class Message(BaseModel):
 @router.get("/clusters")
 async def list_clusters(request: Request) -> ClusterList:
     """All clusters that you may use: whether they are open, what is free, what runs and waits."""
-    gateway, identity = _gateway(request), identity_of(request)
+    gateway, identity = gateway_of(request), identity_of(request)
     within = gateway.clusters_for(identity)
     names = [name for name in gateway.config.clusters if within is None or name in within]
     return ClusterList(data=await _clusters(gateway, identity, names))
@@ -49,7 +49,7 @@ async def list_clusters(request: Request) -> ClusterList:
 @router.get("/clusters/{cluster}")
 async def retrieve_cluster(request: Request, cluster: str) -> ClusterInfo:
     """One cluster."""
-    gateway, identity = _gateway(request), identity_of(request)
+    gateway, identity = gateway_of(request), identity_of(request)
     gateway.reach.check_cluster(identity, cluster)
     [found] = await _clusters(gateway, identity, [cluster])
     return found
@@ -60,7 +60,7 @@ async def list_jobs(
     request: Request, limit: Annotated[int, Query(ge=1, le=100)] = 50, after: str | None = None
 ) -> JobList:
     """What runs, starts and waits, and where, of the models that you may use; the oldest first."""
-    gateway, identity = _gateway(request), identity_of(request)
+    gateway, identity = gateway_of(request), identity_of(request)
     models, within = gateway.visible_models(identity), gateway.clusters_for(identity)
     async with gateway.db.read() as conn:
         found = await page(conn, models, within, limit + 1, after)
@@ -85,7 +85,7 @@ async def _clusters(gateway: Gateway, identity: Identity, names: list[str]) -> l
 async def drain_cluster(request: Request, cluster: str, told: Message) -> ClusterState:
     """Take a cluster out of service: no new requests and no new jobs; what runs there finishes. Once more changes the
     message."""
-    gateway = _gateway(request)
+    gateway = gateway_of(request)
     _exists(gateway, cluster)
     async with gateway.db.begin() as conn:
         await drain(conn, cluster, identity_of(request).user_name, told.message)
@@ -95,7 +95,7 @@ async def drain_cluster(request: Request, cluster: str, told: Message) -> Cluste
 @operators.post("/clusters/{cluster}/resume")
 async def resume_cluster(request: Request, cluster: str) -> ClusterState:
     """Take a cluster into service again; nothing happens to one that is not drained."""
-    gateway = _gateway(request)
+    gateway = gateway_of(request)
     _exists(gateway, cluster)
     async with gateway.db.begin() as conn:
         await resume(conn, cluster, identity_of(request).user_name)
@@ -105,7 +105,7 @@ async def resume_cluster(request: Request, cluster: str) -> ClusterState:
 @operators.get("/explain/{model:path}")
 async def explain(request: Request, model: str) -> Explanation:
     """What is wanted of a model, why, and what it waits for, on each cluster."""
-    gateway = _gateway(request)
+    gateway = gateway_of(request)
     name = gateway.canonical(model)
     view = _operators_view(gateway)
     counts = await _all_jobs(gateway)
@@ -132,8 +132,3 @@ async def _changed(gateway: Gateway, cluster: str) -> ClusterState:
     gateway.wake.send({"kind": "clusters"})
     await gateway.closures.refresh(gateway.db)
     return _operators_view(gateway).cluster_state(cluster, await _all_jobs(gateway))
-
-
-def _gateway(request: Request) -> Gateway:
-    gateway: Gateway = request.app.state.gateway
-    return gateway

@@ -10,13 +10,12 @@ from typing import Any
 from firstkit.clock import monotonic
 from firstkit.errors import ModelNotReady
 from firstkit.routing.table import RoutingTable
+from firstkit.routing.wish import Within
 from firstkit.states import ModelStatus
 
 SDK_PATIENCE_S = 60.0
 """OpenAI's SDKs honour a Retry-After of at most a minute; beyond it their own retries only add load."""
 UNKNOWN_RETRY_S = 30.0
-Within = frozenset[str] | None
-"""Names of clusters; None: all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +84,6 @@ class Forecasts:
             return Outlook(ModelStatus.OFFLINE, None, self._why_closed(model, within) or "its replica is gone")
         return known
 
-    def clusters(self, model: str) -> dict[str, Outlook]:
-        live = {route.cluster for route in self.table.pools[model].live()}
-        outlooks = dict(self._clusters.get(model, {}))
-        return outlooks | {name: Outlook(ModelStatus.LIVE, 0.0) for name in live}
-
     def sentence(self, model: str, position: int, within: Within = None) -> str:
         """What a waiting client is told: position in line, status, ETA, reason."""
         outlook = self.outlook(model, within)
@@ -125,14 +119,10 @@ class Forecasts:
         outlooks = [outlook for name, outlook in self._clusters.get(model, {}).items() if name in within]
         return min(outlooks, key=_rank, default=Outlook())
 
-    def _why_closed(self, model: str, within: Within) -> str | None:
-        """Why none of the clusters that a request may go to takes any; None where one does, or nothing is known."""
+    def _why_closed(self, model: str, within: Within) -> str:
+        """Why none of the clusters that a request may go to takes any; "" where one does, or nothing is known."""
         names = self.deployed.get(model, frozenset()) if within is None else within
-        calendar, now = self.table.calendar, self.table.clock()
-        reasons = [calendar.why_closed(name, now) for name in sorted(names)]
-        if not reasons or None in reasons:
-            return None
-        return "; ".join(reason for reason in reasons if reason)
+        return self.table.calendar.why_all_closed(sorted(names), self.table.clock())
 
 
 def _rank(outlook: Outlook) -> tuple[bool, float, int]:

@@ -14,7 +14,7 @@ from firstkit.errors import ModelNotFound
 from firstkit.gateway.call import CHAT, COMPLETIONS, EMBEDDINGS, Api
 from firstkit.gateway.identity import identity_of, needs
 from firstkit.gateway.schemas import ModelInfo, ModelList
-from firstkit.gateway.state import Gateway
+from firstkit.gateway.state import Gateway, gateway_of
 from firstkit.gateway.views import View, each
 
 router = APIRouter(prefix="/v1", dependencies=[needs(KeyScope.INFERENCE)], tags=["inference"])
@@ -82,28 +82,28 @@ class NotHere(Exception):
 @router.get("/models")
 async def list_models(request: Request) -> ModelList:
     """All models that you may use, with what FIRST knows of them under ``first``."""
-    gateway, identity = _gateway(request), identity_of(request)
+    gateway, identity = gateway_of(request), identity_of(request)
     return await _list(gateway, identity, gateway.clusters_for(identity))
 
 
 @router.get("/models/{model_id:path}")
 async def retrieve_model(request: Request, model_id: str) -> ModelInfo:
     """One model, by its name or an alias."""
-    gateway, identity = _gateway(request), identity_of(request)
+    gateway, identity = gateway_of(request), identity_of(request)
     return _retrieve(gateway, identity, gateway.clusters_for(identity), model_id)
 
 
 @router.get("/clusters/{cluster}/models")
 async def list_models_of_cluster(request: Request, cluster: str) -> ModelList:
     """The models of one cluster: what clients list whose base URL pins it."""
-    gateway, identity = _gateway(request), identity_of(request)
+    gateway, identity = gateway_of(request), identity_of(request)
     return await _list(gateway, identity, _pinned(gateway, identity, cluster))
 
 
 @router.get("/clusters/{cluster}/models/{model_id:path}")
 async def retrieve_model_of_cluster(request: Request, cluster: str, model_id: str) -> ModelInfo:
     """One model of one cluster, by its name or an alias."""
-    gateway, identity = _gateway(request), identity_of(request)
+    gateway, identity = gateway_of(request), identity_of(request)
     return _retrieve(gateway, identity, _pinned(gateway, identity, cluster), model_id)
 
 
@@ -126,8 +126,3 @@ def _pinned(gateway: Gateway, identity: Identity, cluster: str) -> frozenset[str
     """The one cluster, when it may be used; raises ClusterNotFound."""
     gateway.reach.check_cluster(identity, cluster)
     return frozenset((cluster,))
-
-
-def _gateway(request: Request) -> Gateway:
-    gateway: Gateway = request.app.state.gateway
-    return gateway

@@ -8,10 +8,9 @@ from firstkit.engines.registry import engine_of
 from firstkit.errors import ClusterNotFound, InvalidRequest
 from firstkit.gateway.call import APIS, Api
 from firstkit.gateway.identity import LOCAL_ADMIN
+from firstkit.routing.wish import Within
 
 _MOST_REMEMBERED = 10_000
-Within = frozenset[str] | None
-"""Names of clusters; None: all."""
 
 
 class Reach:

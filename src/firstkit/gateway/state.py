@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from starlette.requests import Request
+
 from firstkit.auth.authenticator import Authenticator, Identity
 from firstkit.config import Config, ResolvedDeployment
 from firstkit.engines.http import EngineClient
@@ -19,7 +21,6 @@ from firstkit.gateway.request import RequestHead, identify
 from firstkit.gateway.waiting import WaitingRoom
 from firstkit.routing.table import Route, RoutingTable
 from firstkit.states import ReplicaState
-from firstkit.store.clusters import Drained
 from firstkit.store.database import Database
 from firstkit.store.wake import WakeServer
 
@@ -65,17 +66,18 @@ class Gateway:
         """What a model can answer on any of its deployments."""
         return self.reach.capabilities(model)
 
-    @property
-    def drained(self) -> dict[str, Drained]:
-        """The clusters that an operator drained, as of the last look at the store."""
-        return self.closures.drained
-
     def context_length(self, model: str) -> int | None:
         """Longest context of a ready replica; None where none is known."""
         return max((route.context_length or 0 for route in self.table.pools[model].ready), default=0) or None
 
     async def identify(self, head: RequestHead) -> Identity:
         return await identify(head, self.authenticator)
+
+
+def gateway_of(request: Request) -> Gateway:
+    """The gateway that a request came to."""
+    gateway: Gateway = request.app.state.gateway
+    return gateway
 
 
 def names(config: Config) -> dict[str, str]:

@@ -49,7 +49,6 @@ class View:
         self.within = within
         self.at = at
         self._is_operator = is_operator
-        self._closed: dict[str, str | None] = {}
         self._live: dict[str, set[str]] = {}
 
     # -- models ------------------------------------------------------------------------------------------------
@@ -62,8 +61,7 @@ class View:
     def overall(self, model: str) -> schemas.Overall:
         """How far a model is on any of the clusters. Where all of them are closed, that is why."""
         outlook = self.gateway.forecasts.outlook(model, self.within)
-        closed = [self._why_closed(cluster) for cluster in self.clusters_of(model)]
-        why = "" if None in closed else "; ".join(reason for reason in closed if reason)
+        why = self.gateway.table.calendar.why_all_closed(self.clusters_of(model), self.at.timestamp())
         return schemas.Overall(
             status=outlook.status,
             eta_s=None if why else outlook.eta_left_s,
@@ -76,7 +74,7 @@ class View:
             return schemas.OnCluster(name=cluster, status=ModelStatus.LIVE, eta_s=0.0, position=None, reason="")
         outlook = self.gateway.forecasts.outlook(model, frozenset((cluster,)))
         said = self.gateway.forecasts.explain(model).get(cluster, {})
-        why_closed = self._why_closed(cluster)
+        why_closed = self.gateway.table.calendar.why_closed(cluster, self.at.timestamp())
         return schemas.OnCluster(
             name=cluster,
             status=outlook.status,
@@ -108,11 +106,6 @@ class View:
 
     def _told(self, reason: str) -> str:
         return reason if self._is_operator else without_nodes(reason)
-
-    def _why_closed(self, cluster: str) -> str | None:
-        if cluster not in self._closed:
-            self._closed[cluster] = self.gateway.table.calendar.why_closed(cluster, self.at.timestamp())
-        return self._closed[cluster]
 
     def _live_clusters(self, model: str) -> set[str]:
         if model not in self._live:

@@ -14,7 +14,7 @@ from firstkit.links.messages import Outcome, Tail
 from firstkit.routing.admission import Line
 from firstkit.routing.breaker import FIRST_WAIT_S, Circuit
 from firstkit.routing.table import Route, RoutingTable
-from firstkit.routing.wish import ANYWHERE, Kind, Wish
+from firstkit.routing.wish import ANYWHERE, Kind, Wish, Within
 
 logger = logging.getLogger("firstkit.gateway")
 OVERLOAD_RETRY_S = 5.0
@@ -49,7 +49,7 @@ class WaitingRoom:
         self._max_waiting = max_waiting
         self._on_demand = on_demand
         self._lines: dict[str, Line[Ticket]] = {}
-        self._uses: dict[tuple[str, frozenset[str] | None], Use] = {(model, None): Use() for model in table.pools}
+        self._uses: dict[tuple[str, Within], Use] = {(model, None): Use() for model in table.pools}
 
     def take(self, model: str, wish: Wish = ANYWHERE) -> Route | None:
         """A route at once, if one has room and nobody waits before us who could have it."""
@@ -229,16 +229,16 @@ class WaitingRoom:
         self._on_demand(False)
 
 
-def _by_clusters(line: Line[Ticket]) -> dict[frozenset[str] | None, int]:
+def _by_clusters(line: Line[Ticket]) -> dict[Within, int]:
     """How many wait in a line, by the clusters that they may go to."""
-    counts: dict[frozenset[str] | None, int] = {}
+    counts: dict[Within, int] = {}
     for kind, count in line.counts().items():
         within = cast(Kind, kind)[0]
         counts[within] = counts.get(within, 0) + count
     return counts
 
 
-def _demand_of(within: frozenset[str] | None, waiting: int, use: Use | None) -> dict[str, Any]:
+def _demand_of(within: Within, waiting: int, use: Use | None) -> dict[str, Any]:
     last_at = None if use is None else use.last_at
     return {
         "clusters": None if within is None else sorted(within),

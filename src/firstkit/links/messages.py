@@ -13,6 +13,15 @@ PROTOCOL = 2
 """Version of the link protocol. A peer of the version before or after is accepted."""
 
 
+END_MARGIN_S = 15.0
+"""So long before the end of its job a pilot leaves; two thirds of it are for requests under way."""
+
+
+def end_margin_s(life_s: float) -> float:
+    """The same for a job that lives ``life_s`` seconds: a short one gives a quarter of what it has."""
+    return max(0.0, min(END_MARGIN_S, life_s / 4))
+
+
 def speaks(protocol: int) -> bool:
     """Whether a peer of that version is understood: one version of skew is allowed."""
     return abs(protocol - PROTOCOL) <= 1

@@ -134,8 +134,7 @@ def _list(allowed: Optional[Allowed]) -> Iterator[Finding]:
 
 
 def _program(spec: ReplicaSpec) -> Finding:
-    engine = spec.engine
-    program = engine.binary or engine.python or (engine.argv[0] if engine.argv else None)
+    engine, program = spec.engine, spec.engine.program
     if program is None:
         package = PACKAGES.get(engine.kind, engine.kind)
         if engine.setup or find_spec(package) is not None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,20 +18,16 @@ from typing import Any, Optional
 from firstkit.engines.engine import ReplicaSpec
 from firstkit.errors import ClaimedBefore, FirstError, SchedulerRefused
 from firstkit.onsite.allowed import Allowed, check_replica, check_resources, read_allowed
+from firstkit.onsite.job import ADDRESS_FILE, PILOT_FILE
 from firstkit.schedulers.records import locked, write_file
-from firstkit.schedulers.scheduler import JobNews, JobSpec, Resources, Scheduler
+from firstkit.schedulers.scheduler import CLAIM, JOB_ID, JobNews, JobSpec, Resources, Scheduler
 from firstkit.states import JobState
 from firstkit.wire import WireError, decode, encode, from_dict, to_dict
 
 REQUEST_LIMIT_BYTES = 1024**2
 VERBS = ("submit", "poll", "cancel", "capacity", "estimate", "check")
-JOB_ID = re.compile(r"job-[a-z2-7]{16}\Z")
-PILOT_FILE = "pilot.json"
 TRIAL = "trial"
 """Key in a job's pilot spec: the job only looks around, for ``first cluster check``."""
-CLAIM_FILE = "claim"
-ADDRESS_FILE = "address"
-"""Written by a pilot that waits to be dialled: ``host:port``."""
 ADDRESS_LIMIT = 300
 
 
@@ -199,7 +194,7 @@ def _claim(folder: str) -> Iterator[bool]:
     """Whether the job is ours to submit, the first time ever. Others that claim it wait until we have or have died."""
     with locked(folder):
         try:
-            os.close(os.open(os.path.join(folder, CLAIM_FILE), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+            os.close(os.open(os.path.join(folder, CLAIM), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         except FileExistsError:
             yield False
         else:

@@ -12,6 +12,10 @@ from firstkit.onsite.allotment import Share, counted_job, whole_job
 from firstkit.schedulers.machine import physical_memory_bytes
 
 MIB = 1024**2
+PILOT_FILE = "pilot.json"
+"""In the folder of a job: what its pilot starts from."""
+ADDRESS_FILE = "address"
+"""There, written by a pilot that waits to be dialled: ``host:port``."""
 
 
 @dataclass(frozen=True)

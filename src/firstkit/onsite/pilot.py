@@ -18,11 +18,22 @@ from typing import Any, Optional
 from firstkit.clock import monotonic
 from firstkit.engines.engine import ReplicaSpec
 from firstkit.errors import CallFailed
-from firstkit.links.messages import Call, Exchange, Open, Outcome, PilotReport, PilotSpec, Sink, Tail
+from firstkit.links.messages import (
+    END_MARGIN_S,
+    Call,
+    Exchange,
+    Open,
+    Outcome,
+    PilotReport,
+    PilotSpec,
+    Sink,
+    Tail,
+    end_margin_s,
+)
 from firstkit.links.pilot_end import PilotLink
 from firstkit.onsite import logfile
 from firstkit.onsite.allotment import Share
-from firstkit.onsite.job import read_job
+from firstkit.onsite.job import ADDRESS_FILE, PILOT_FILE, read_job
 from firstkit.onsite.replicas import Replicas
 from firstkit.onsite.supervise import Surroundings
 from firstkit.schedulers.records import write_file
@@ -30,14 +41,9 @@ from firstkit.wire import WireError, decode, from_dict
 
 logger = logging.getLogger("firstkit.pilot")
 
-PILOT_FILE = "pilot.json"
-ADDRESS_FILE = "address"
-"""Where the gateway can dial us, for the polls of the controller."""
 DRAIN_S = 7.0
 """How long requests may go on when we are told to leave. With STOP_S within the 10 s after which schedulers kill."""
 STOP_S = 2.0
-END_MARGIN_S = 15.0
-"""So long before its job ends the pilot leaves; two thirds of it are for requests under way."""
 TRAFFIC_REPORT_S = 5.0
 GRACE_S = 30.0
 LOG_LINES, LOG_BYTES = 1000, 64 * 1024
@@ -235,8 +241,7 @@ def _new_loop() -> asyncio.AbstractEventLoop:
 
 
 def _margin(ends_at: Optional[float]) -> float:
-    """END_MARGIN_S, but never more than a quarter of what a short job has."""
-    return END_MARGIN_S if ends_at is None else max(0.0, min(END_MARGIN_S, (ends_at - time.time()) / 4))
+    return END_MARGIN_S if ends_at is None else end_margin_s(ends_at - time.time())
 
 
 def _write_address(address: str) -> None:

@@ -11,7 +11,8 @@ from typing import Optional
 
 from firstkit.onsite.allowed import NotAllowed, read_allowed
 from firstkit.onsite.check import FAILED, OK, TRIAL_RESULT, Finding, Trial, TrialResult, look_at_replicas
-from firstkit.onsite.command import PILOT_FILE, TRIAL
+from firstkit.onsite.command import TRIAL
+from firstkit.onsite.job import PILOT_FILE
 from firstkit.schedulers.records import write_file
 from firstkit.wire import WireError, encode, from_dict
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
@@ -49,29 +49,27 @@ class Budget:
 
     def refusal(self, deployment: str, scale: Scale, job: Resources) -> str:
         """Why no such job may be submitted for a deployment now; "" where one may."""
-        own, hours = self.deployments.get(deployment, Account()), hours_of(job)
-        if own.submissions >= scale.submissions_per_hour:
-            return f"at most {scale.submissions_per_hour} jobs may be submitted for it in an hour"
-        if self.limits.nodes is not None and self.cluster.nodes + job.nodes > self.limits.nodes:
-            return f"at most {self.limits.nodes} nodes may be used on this cluster"
-        for account, most, whose in (
-            (self.cluster, self.limits.node_hours_per_day, "on this cluster"),
-            (own, scale.node_hours_per_day, "for it"),
-        ):
-            if most is not None and account.used_h + account.bound_h + hours > most:
-                return f"at most {most:g} node-hours may be used {whose} in a day"
-        return ""
+        return next((words for left, words in self._limits(deployment, scale, job) if left < 1), "")
 
     def left(self, deployment: str, scale: Scale, job: Resources) -> int:
         """How many such jobs may still be submitted."""
+        return max(0, min(left for left, _ in self._limits(deployment, scale, job)))
+
+    def _limits(self, deployment: str, scale: Scale, job: Resources) -> Iterator[tuple[int, str]]:
+        """Of each limit that there is: how many such jobs it leaves, and what it says."""
         own, hours = self.deployments.get(deployment, Account()), hours_of(job)
-        found = [scale.submissions_per_hour - own.submissions]
-        if self.limits.nodes is not None:
-            found.append((self.limits.nodes - self.cluster.nodes) // max(1, job.nodes))
-        for account, most in ((self.cluster, self.limits.node_hours_per_day), (own, scale.node_hours_per_day)):
-            if most is not None:
-                found.append(int((most - account.used_h - account.bound_h) / hours) if hours else MANY)
-        return max(0, min(found))
+        most = scale.submissions_per_hour
+        yield most - own.submissions, f"at most {most} jobs may be submitted for it in an hour"
+        if (nodes := self.limits.nodes) is not None:
+            left = (nodes - self.cluster.nodes) // max(1, job.nodes)
+            yield left, f"at most {nodes} nodes may be used on this cluster"
+        for account, most_h, whose in (
+            (self.cluster, self.limits.node_hours_per_day, "on this cluster"),
+            (own, scale.node_hours_per_day, "for it"),
+        ):
+            if most_h is not None:
+                left = int((most_h - account.used_h - account.bound_h) / hours) if hours else MANY
+                yield left, f"at most {most_h:g} node-hours may be used {whose} in a day"
 
     def with_job(self, deployment: str, job: Resources) -> Budget:
         """The budget after such a job was submitted."""

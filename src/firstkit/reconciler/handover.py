@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from math import inf
 
-from firstkit.links.messages import PilotReport
+from firstkit.links.messages import PilotReport, end_margin_s
 from firstkit.states import JobState
 from firstkit.store.jobs import JobRow
 
-END_MARGIN_S = 15.0
-"""So long before the end of its job a pilot leaves by itself."""
 REQUEST_S = 30.0
 """What requests under way are given to end, before that; it is also what a successor may be late."""
 NEARLY = 2.0
@@ -28,7 +26,7 @@ class Life:
     @property
     def margin_s(self) -> float:
         """How long before the end the pilot leaves; short jobs give a part of what they have."""
-        return min(END_MARGIN_S, self.whole_s / 4)
+        return end_margin_s(self.whole_s)
 
     @property
     def drain_s(self) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
 
@@ -48,6 +48,11 @@ class Calendar:
         if window is not None and window.start <= now:
             return _with(f"the cluster '{cluster}' is in maintenance", window.message)
         return None
+
+    def why_all_closed(self, clusters: Iterable[str], now: float) -> str:
+        """Why none of some clusters takes anything new; "" where one does, or there is none."""
+        reasons = [self.why_closed(cluster, now) for cluster in clusters]
+        return "" if None in reasons else "; ".join(reason for reason in reasons if reason)
 
 
 def _with(what: str, message: str) -> str:

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from math import inf
 
-END_MARGIN_S = 15.0
-"""So long before the end of its job a pilot leaves, or a quarter of what it had in all if that is less."""
+from firstkit.links.messages import END_MARGIN_S, end_margin_s
+
+__all__ = ["END_MARGIN_S", "REFRESH_S", "choose", "expected_finish", "prefer", "time_left"]
 REFRESH_S = 1.0
 """How old what choosing knows of time may be."""
 
@@ -31,7 +32,7 @@ def time_left(born_at: float, ends_at: float, now: float, need_s: float) -> tupl
     if ends_at == inf:
         return inf, need_s
     life_s = max(0.0, ends_at - born_at)
-    margin_s = min(END_MARGIN_S, life_s / 4)
+    margin_s = end_margin_s(life_s)
     return ends_at - margin_s - REFRESH_S - now, min(need_s, (life_s - margin_s) / 2)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple, Optional
 
-Kind = tuple[Optional[frozenset[str]], Optional[int]]
+Within = Optional[frozenset[str]]
+"""Names of clusters; None: all."""
+Kind = tuple[Within, Optional[int]]
 
 
 class Wish(NamedTuple):
@@ -13,7 +15,7 @@ class Wish(NamedTuple):
     ``prefixes``: names of what its prompt begins with, the longest first, as of ``affinity.Prefixes``.
     """
 
-    within: frozenset[str] | None = None
+    within: Within = None
     most_tokens: int | None = None
     prefixes: tuple[bytes, ...] = ()
 

@@ -14,7 +14,8 @@ from typing import NoReturn, Optional
 
 from firstkit.errors import SchedulerSilent
 from firstkit.schedulers.processes import become_subreaper, die_with_parent, kill_descendants, manner, own_identity
-from firstkit.schedulers.records import FINAL, KEEPER, LOG, Final, Grant, JobRecord, Keeper, Order, load, locked
+from firstkit.schedulers.records import FINAL, KEEPER, Final, Grant, JobRecord, Keeper, Order, load, locked
+from firstkit.schedulers.scheduler import LOG
 from firstkit.states import JobState
 
 LOG_LIMIT_BYTES = 50 * 1024**2

@@ -21,7 +21,6 @@ from firstkit.schedulers.records import (
     FINAL,
     GRANT,
     JOB,
-    LOG,
     SEEN,
     Final,
     Grant,
@@ -32,7 +31,7 @@ from firstkit.schedulers.records import (
     locked,
     write_file,
 )
-from firstkit.schedulers.scheduler import Capacity, Estimate, JobNews, JobSpec, Resources
+from firstkit.schedulers.scheduler import LOG, Capacity, Estimate, JobNews, JobSpec, Resources
 from firstkit.states import JobState
 
 LAUNCH_LIMIT_S = 15.0

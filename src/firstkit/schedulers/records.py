@@ -23,7 +23,6 @@ from firstkit.states import JobState
 from firstkit.wire import WireError, decode, encode
 
 JOB, GRANT, KEEPER, FINAL, SEEN = "job.json", "grant.json", "keeper.json", "final.json", "seen"
-LOG = "pilot.log"
 LOCK_LIMIT_S = 20.0
 
 T = TypeVar("T")

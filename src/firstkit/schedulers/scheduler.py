@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, Optional, Protocol
 
 from firstkit.states import JobState
+
+JOB_ID = re.compile(r"job-[a-z2-7]{16}\Z")
+"""Our id of a job: the name of its folder, and of the job in the scheduler."""
+CLAIM = "claim"
+"""In the folder of a job: its id was submitted, and never will be again."""
+LOG = "pilot.log"
+"""In the folder of a job: what its pilot says."""
 
 
 @dataclass(frozen=True)

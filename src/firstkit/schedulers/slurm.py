@@ -18,12 +18,12 @@ from firstkit.schedulers import slurm_commands as commands
 from firstkit.schedulers import slurm_text as text
 from firstkit.schedulers.local import job_environment
 from firstkit.schedulers.records import write_file
-from firstkit.schedulers.scheduler import Capacity, Estimate, JobNews, JobSpec, Resources
+from firstkit.schedulers.scheduler import CLAIM, JOB_ID, Capacity, Estimate, JobNews, JobSpec, Resources
 from firstkit.schedulers.slurm_calls import Calls, Done
 from firstkit.states import JobState
 from firstkit.wire import WireError, decode, encode
 
-CLAIM, CANCELLED, ASKED, ENDED = "claim", "cancelled", "asked", "ended.json"
+CANCELLED, ASKED, ENDED = "cancelled", "asked", "ended.json"
 COMMAND_TIMEOUT_S = 20.0
 ACCOUNTING_LIMIT_S = 5.0
 ASK_AFTER_S = 60.0
@@ -193,7 +193,7 @@ class SlurmScheduler:
     # -- folders of jobs -----------------------------------------------------------------------------------------
 
     def _folders(self) -> Iterator[str]:
-        return (entry.path for entry in os.scandir(self._jobs) if text.JOB_ID.match(entry.name))
+        return (entry.path for entry in os.scandir(self._jobs) if JOB_ID.match(entry.name))
 
     def _is_marked(self, job_id: str) -> bool:
         return os.path.exists(os.path.join(self._jobs, job_id, CANCELLED))

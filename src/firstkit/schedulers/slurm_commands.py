@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Optional
 
 from firstkit.errors import SchedulerRefused
-from firstkit.schedulers.scheduler import Resources
+from firstkit.schedulers.scheduler import LOG, Resources
 
-LOG = "pilot.log"
 SCRIPT = "job.sh"
 JOB_SCRIPT = """\
 #!/bin/sh

@@ -9,11 +9,10 @@ from datetime import datetime, timezone
 from typing import NamedTuple, Optional
 
 from firstkit.errors import SchedulerSilent
-from firstkit.schedulers.scheduler import Capacity, JobNews
+from firstkit.schedulers.scheduler import JOB_ID, Capacity, JobNews
 from firstkit.schedulers.slurm_commands import MIB, NODE_COLUMNS
 from firstkit.states import JobState
 
-JOB_ID = re.compile(r"job-[a-z2-7]{16}\Z")
 _NUMBER = re.compile(r"[0-9]{1,18}\Z")
 _SUBMITTED = re.compile(r"([0-9]{1,18})(;[^\s;]+)?\Z")
 _EXIT_CODE = re.compile(r"\bExitCode=([0-9]{1,9}):([0-9]{1,9})\b")

@@ -181,6 +181,13 @@ class SlurmCluster:
         self._spawn("slurmctld", ["slurmctld", "-D", "-f", str(self.conf)])
         _wait(lambda: self._run("scontrol", "ping", check=False).returncode == 0, START_LIMIT_S, "slurmctld")
 
+    def save_state(self, job_number: str) -> None:
+        """Until slurmctld has written down what it knows of a job. After a sudden death it would start one anew of
+        which it had only written that it waits."""
+        asked_at, path = time.time(), self.folder / "state" / "job_state"
+        self.run("scontrol", "update", f"JobId={job_number}", "Comment=save it")
+        _wait(lambda: path.exists() and path.stat().st_mtime > asked_at, START_LIMIT_S, "slurmctld saves its state")
+
     def stop_answering(self) -> None:
         """slurmctld lives but does not answer: commands hang."""
         send_signal(self._processes["slurmctld"], signal.SIGSTOP)

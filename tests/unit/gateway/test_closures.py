@@ -27,7 +27,7 @@ async def test_a_drained_cluster_gets_nothing_new_until_it_is_resumed(gateway: G
     async with gateway.db.begin() as conn:
         await drain(conn, "here", "grace", "new cooling")
     await gateway.closures.refresh(gateway.db)
-    assert gateway.drained["here"].message == "new cooling"
+    assert gateway.closures.drained["here"].message == "new cooling"
     assert room.take("m") is None
     assert here.in_flight == 1, "it finishes what it has"
     assert "the cluster 'here' is drained: new cooling" in gateway.forecasts.not_ready("m", frozenset({"here"})).message
@@ -35,7 +35,7 @@ async def test_a_drained_cluster_gets_nothing_new_until_it_is_resumed(gateway: G
     async with gateway.db.begin() as conn:
         await resume(conn, "here", "grace")
     await gateway.closures.refresh(gateway.db)
-    assert gateway.drained == {}
+    assert gateway.closures.drained == {}
     assert ticket.route.result() is here
 
 
@@ -46,7 +46,7 @@ async def test_it_looks_again_and_again(gateway: Gateway, monkeypatch: pytest.Mo
     running = asyncio.ensure_future(gateway.closures.run(gateway.db))
     async with gateway.db.begin() as conn:
         await drain(conn, "here", "grace", "")
-    while not gateway.drained:
+    while not gateway.closures.drained:
         await asyncio.sleep(0.001)
     ticket = gateway.room.join("m")
     gateway.table.calendar.drained = {}
@@ -73,5 +73,5 @@ async def test_while_the_store_is_silent_what_was_known_stands(
     await asked.wait()
     await asyncio.sleep(0)
     assert not running.done()
-    assert gateway.drained.keys() == {"here"}
+    assert gateway.closures.drained.keys() == {"here"}
     await ended(running)

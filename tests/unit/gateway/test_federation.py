@@ -362,7 +362,7 @@ async def test_a_cluster_that_is_not_there(app: ASGIApp, verb: str) -> None:
 @pytest.mark.parametrize("body", [None, {}, {"message": ""}, {"message": "x" * 501}, {"message": "x", "until": 3}])
 async def test_a_drain_needs_a_reason_for_people(gateway: Gateway, app: ASGIApp, body: Any) -> None:
     assert (await change(app, "polaris", "drain", body)).status == 400
-    assert gateway.drained == {}
+    assert gateway.closures.drained == {}
 
 
 async def test_only_administrators_drain(app: ASGIApp) -> None:
