@@ -71,7 +71,8 @@ def test_fail_when_cold_is_answered_at_once_and_starts_nothing(database_url: str
 
 def test_plain_request_waits_as_long_as_it_says(database_url: str) -> None:
     engine = fake_engine("QuickEngine", load_delay=600)
-    with running(one_model(engine, scale=COLD), database_url) as lab:
+    # the start must outlast its demand, however slowly the machine comes to look at it
+    with running(one_model(engine, scale=COLD | {"idle_timeout": 120}), database_url) as lab:
         wait_for("the controller listens", lambda: lab.status()["controller"] == "connected")
         with raw_post(lab, ASK, x_first_max_wait="0.5") as answer:
             assert answer.status == 503
