@@ -95,10 +95,8 @@ async def test_an_engine_killed_in_mid_stream(job: Job) -> None:
     sink = job.ask(100000)
     await job.tokens_of(sink)
     job.engines()[0].kill()
-    started = time.monotonic()
     assert await job.outcome(sink) is Outcome.FAILED
     report = await job.until(FAILED)
-    assert time.monotonic() - started < 1
     assert report.reason == "killed by SIGKILL"
     await until(lambda: job.reports[-1].free_cpus == len(CORES), "the cores are free")
     late = job.ask()

@@ -42,7 +42,7 @@ async def test_a_command_that_hangs_is_silence_and_is_ended(monkeypatch: pytest.
     began = time.monotonic()
     with pytest.raises(SchedulerSilent, match="'poll' did not answer within 1 s"):
         await carrier.run("poll", {})
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30, "and not after the minute that it would take"
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
 

@@ -51,7 +51,7 @@ def test_who_does_not_answer_in_time_is_killed_with_all_that_it_started(tmp_path
     started = time.monotonic()
     with pytest.raises(SchedulerSilent, match=r"sh did not answer within 0\.5 s"):
         Calls(ENV, 0.5).ask(sh(f"sleep 100 & echo $! $$ > {pids}; wait"))
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 50, "and not after the 100 s that it would take"
     for pid in map(int, pids.read_text().split()):
         deadline = time.monotonic() + 5
         while os.path.exists(f"/proc/{pid}") and is_alive(process_id(pid)):
