@@ -351,7 +351,8 @@ async def test_an_estimate_that_fails_holds_up_nothing(db: Database, kind: type[
     here.is_considered = True
     await here.passes(3)
     assert here.loop.hands.rhythm.silent_s is None
-    assert [row.state for row in await here.rows(tables.jobs)] == ["PENDING"]
+    (job,) = await here.rows(tables.jobs)
+    assert job.state in ("PENDING", "RUNNING"), "it was submitted, and a slow pass may have seen it start"
     start_s = here.loop.hands.start_s(here.deployment.resources)
     assert start_s == (None if kind is EvasiveCluster else pytest.approx(REFUSED_S, abs=1.0))
 
