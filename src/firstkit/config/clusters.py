@@ -127,6 +127,17 @@ class Maintenance(Section):
         return self
 
 
+class Graces(Section):
+    """How long the absence of a job proves nothing: of one whose submission was not answered, and of one that was
+    there and whose pilot is silent."""
+
+    submit: Seconds = Field(default=10.0, ge=0, le=3600)
+    vanish: Seconds = Field(default=60.0, ge=0, le=86400)
+
+    def seconds(self) -> dict[str, float]:
+        return {"submit_s": self.submit, "vanish_s": self.vanish}
+
+
 class Spending(Section):
     """What FIRST may take of a cluster at most; absent: as much as the scheduler gives."""
 
@@ -153,6 +164,7 @@ class Cluster(Section):
     handicap: Seconds = 0.0
     maintenance: tuple[Maintenance, ...] = ()
     limits: Spending = Spending()
+    graces: Graces = Graces()
 
     @model_validator(mode="after")
     def _state_dir_is_known(self) -> Cluster:

@@ -44,7 +44,7 @@ class Bench:
 
     def __init__(self, db: Database, cluster: QuickCluster, hot: int = 1, **section: Any) -> None:
         self.db = db
-        self.section = Cluster.model_validate(section)
+        self.section = Cluster.model_validate({"graces": {"submit": 0}, **section})
         self.cluster = cluster
         self.hot = hot
         self.is_considered = False
@@ -107,8 +107,7 @@ class Bench:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Graces and pauses that would only make tests long."""
-    monkeypatch.setattr(observe, "SUBMIT_GRACE_S", 0.0)
+    """Pauses that would only make tests long."""
     monkeypatch.setattr(rhythm, "LONGEST_SILENCE_S", 0.0)
 
 
@@ -274,7 +273,7 @@ async def test_no_job_vanishes_before_pilots_could_dial_a_new_gateway(db: Databa
     here.world.gateway_came()
     await here.poll()
     assert [row.state for row in await here.rows(tables.jobs)] == ["RUNNING"]
-    here.world._gateway_since -= observe.VANISH_GRACE_S + 1
+    here.world._gateway_since -= here.section.graces.vanish + 1
     await here.poll()
     assert (await here.rows(tables.jobs))[0].state == "VANISHED"
 
