@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from faults.slurm import HOT, deployment, living, only_job, slurm_clusters, slurm_lab
-from faults.support import Asking, ask
+from faults.support import Asking, ask, in_flight
 from firstkit.testing.slurm_lab import SlurmCluster
 from lab import Lab, fake_engine, free_port, wait_for
 
@@ -120,7 +120,7 @@ def test_for_longer_than_streams_wait(folder: Path, way: str, partition_s: float
         assert only_job(lab, alpha)["id"] == job["id"]
         assert len(lab.jobs()) == 1
         assert len(lab.pilots()) == 1
-        wait_for("the engine works for nobody any more", lambda: not _in_flight(lab))
+        wait_for("the engine works for nobody any more", lambda: not in_flight(lab, "m"))
 
 
 @WAYS
@@ -149,7 +149,3 @@ def test_with_a_firewall(test: str) -> None:
     argv = [*apart, sys.executable, "-m", "pytest", "-q", f"{__file__}::{test}"]
     done = subprocess.run(argv, check=False, env={**os.environ, NAMESPACE: "1"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-6000:]
-
-
-def _in_flight(lab: Lab) -> int:
-    return sum(int(row["in_flight"]) for row in lab.status()["models"])

@@ -35,6 +35,13 @@ async def _end_jobs(config: Config) -> list[str]:
 
 
 async def _end_on(client: ClusterClient) -> list[str]:
+    try:
+        return await _end_all(client)
+    finally:
+        await client.close()
+
+
+async def _end_all(client: ClusterClient) -> list[str]:
     told: list[str] = []
     deadline, pause_s = time.monotonic() + LIMIT_S, PAUSE_S
     while living := [job_id for job_id, news in (await client.poll()).items() if not news.state.is_final]:
@@ -46,7 +53,6 @@ async def _end_on(client: ClusterClient) -> list[str]:
                 told.append(job_id)
         await asyncio.sleep(pause_s)
         pause_s = min(LONGEST_PAUSE_S, pause_s * GROWTH)
-    await client.close()
     return told
 
 

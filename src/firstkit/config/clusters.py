@@ -134,9 +134,6 @@ class Graces(Section):
     submit: Seconds = Field(default=10.0, ge=0, le=3600)
     vanish: Seconds = Field(default=60.0, ge=0, le=86400)
 
-    def seconds(self) -> dict[str, float]:
-        return {"submit_s": self.submit, "vanish_s": self.vanish}
-
 
 class Spending(Section):
     """What FIRST may take of a cluster at most; absent: as much as the scheduler gives."""

@@ -13,7 +13,7 @@ from firstkit.accounting.reports import usage_report
 from firstkit.auth import api_keys
 from firstkit.auth.permissions import Scope
 from firstkit.gateway.identity import grantable, identity_of, needs
-from firstkit.store.database import Database
+from firstkit.gateway.state import gateway_of
 
 router = APIRouter(prefix="/admin", dependencies=[needs(Scope.ADMIN)], tags=["administration"])
 
@@ -48,7 +48,7 @@ async def create_key(request: Request, new: NewKey) -> dict[str, Any]:
     """Make a key. Its text, ``key``, is in this answer and nowhere else."""
     by = identity_of(request)
     text, info = await api_keys.create(
-        _db(request),
+        gateway_of(request).db,
         new.name,
         user=new.user,
         project=new.project,
@@ -63,13 +63,15 @@ async def create_key(request: Request, new: NewKey) -> dict[str, Any]:
 @router.get("/keys")
 async def list_keys(request: Request, include_dead: bool = False) -> dict[str, Any]:
     """Living keys, oldest first; with ``include_dead`` the expired and revoked ones too. Their secrets are not kept."""
-    return {"data": [info.as_row() for info in await api_keys.list_keys(_db(request), include_dead=include_dead)]}
+    found = await api_keys.list_keys(gateway_of(request).db, include_dead=include_dead)
+    return {"data": [info.as_row() for info in found]}
 
 
 @router.post("/keys/revoke")
 async def revoke_key(request: Request, dead: DeadKey) -> dict[str, Any]:
     """End a key: within 5 seconds nobody can use it any more."""
-    return (await api_keys.revoke(_db(request), dead.name_or_prefix, actor=identity_of(request).user_name)).as_row()
+    by = identity_of(request).user_name
+    return (await api_keys.revoke(gateway_of(request).db, dead.name_or_prefix, actor=by)).as_row()
 
 
 @router.get("/usage")
@@ -80,12 +82,7 @@ async def usage(
     until: datetime | None = None,
 ) -> dict[str, Any]:
     """Sums from the ledger, of requests that arrived in [since, until), broken down by any groupings."""
-    return {"data": [row.as_row() for row in await usage_report(_db(request), by, _utc(since), _utc(until))]}
-
-
-def _db(request: Request) -> Database:
-    db: Database = request.app.state.gateway.db
-    return db
+    return {"data": [row.as_row() for row in await usage_report(gateway_of(request).db, by, _utc(since), _utc(until))]}
 
 
 def _utc(moment: datetime | None) -> datetime | None:

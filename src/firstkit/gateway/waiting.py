@@ -208,8 +208,8 @@ class WaitingRoom:
         found: dict[str, list[dict[str, Any]]] = {model: [] for model in self.table.pools}
         for key in {**self._uses, **waiting}:
             model, within = key
-            entry = _demand_of(within, waiting.get(key, 0), self._uses.get(key))
-            found.setdefault(model, []).append({**entry, "finish_s": self.table.pools[model].need_s})
+            entry = _demand_of(within, waiting.get(key, 0), self._uses.get(key), self.table.pools[model].need_s)
+            found.setdefault(model, []).append(entry)
         return found
 
     def _came(self, model: str, wish: Wish) -> None:
@@ -238,11 +238,12 @@ def _by_clusters(line: Line[Ticket]) -> dict[Within, int]:
     return counts
 
 
-def _demand_of(within: Within, waiting: int, use: Use | None) -> dict[str, Any]:
+def _demand_of(within: Within, waiting: int, use: Use | None, finish_s: float) -> dict[str, Any]:
     last_at = None if use is None else use.last_at
     return {
         "clusters": None if within is None else sorted(within),
         "waiting": waiting,
         "in_flight": 0 if use is None else use.in_flight,
         "idle_s": None if last_at is None else monotonic() - last_at,
+        "finish_s": finish_s,
     }

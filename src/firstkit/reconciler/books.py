@@ -11,11 +11,11 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from firstkit.clock import now
+from firstkit.config.clusters import Graces
 from firstkit.links.messages import PilotReport
 from firstkit.reconciler.forecast import Experience
 from firstkit.reconciler.observe import (
     USUAL,
-    Graces,
     JobUpdate,
     ReplicaUpdate,
     ending_of_replica,
@@ -64,11 +64,12 @@ class Changes:
         news: JobNews | None,
         is_pilot_silent: bool,
         *,
+        poll_interval_s: float = 0.0,
         graces: Graces = USUAL,
         is_cancelled: bool = False,
     ) -> None:
         """Take in what a good poll says of a job; ``is_cancelled``: by us."""
-        update = job_update(job, news, is_pilot_silent, self.at, graces)
+        update = job_update(job, news, is_pilot_silent, self.at, poll_interval_s, graces)
         if not _says_more(job, update):
             if job.observed_at is None or abs((self.at - job.observed_at).total_seconds()) >= SEEN_EVERY_S:
                 self.seen.append(job.id)

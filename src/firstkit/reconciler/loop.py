@@ -24,7 +24,6 @@ from firstkit.reconciler.calls import Calls
 from firstkit.reconciler.closing import Site, site
 from firstkit.reconciler.forecast import Outlook, deployment_outlook
 from firstkit.reconciler.handover import life_of
-from firstkit.reconciler.observe import Graces
 from firstkit.reconciler.placement import Place, Share
 from firstkit.reconciler.plan import Desired, EndPilot, ObservedJob, Plan, grouped, plan
 from firstkit.reconciler.rhythm import Rhythm
@@ -80,7 +79,6 @@ class ClusterLoop:
         self.budget = Budget()
         setting = Setting(name, self.deployments, link, orphan_timeout_s, now, world.clock)
         interval_s = getattr(self.section.scheduler, "poll_interval", 0.0)
-        self._graces = Graces(**self.section.graces.seconds()).where_polled_every(interval_s)
         self.hands = Hands(setting, cluster, store, calls, Rhythm(world.clock, interval_s), self.wake)
         self._books = store
         self._world = world
@@ -192,8 +190,9 @@ class ClusterLoop:
                 replicas,
                 news[1].get(job.id),
                 # After a restart of the gateway pilots need a moment to dial again.
-                self._world.silent_s(job.id) > self._graces.vanish_s,
-                graces=self._graces,
+                self._world.silent_s(job.id) > self.section.graces.vanish,
+                poll_interval_s=self.hands.rhythm.interval_s,
+                graces=self.section.graces,
                 is_cancelled=job.id in self.hands.cancelled,
             )
         if report is not None:

@@ -8,29 +8,16 @@ from datetime import UTC, datetime
 from math import inf
 from typing import Any
 
+from firstkit.config.clusters import Graces
 from firstkit.links.messages import PilotReport, ReplicaReport
 from firstkit.schedulers.scheduler import JobNews
 from firstkit.states import JobState, ReplicaState, may_move
 from firstkit.store.jobs import JobRow, ReplicaRow
 
 POLLS = 2
+"""So many good polls in a row must miss a job before its absence says anything; see also ``Graces``."""
+USUAL = Graces()
 _STOPPED_BY_US = (JobState.CANCELLED, JobState.COMPLETED)
-
-
-@dataclass(frozen=True, slots=True)
-class Graces:
-    """How long the absence of a job from good polls proves nothing, in seconds; two of them never do.
-
-    ``submit_s``: of one whose submission was not answered. ``vanish_s``: of one that was there, and as long its pilot
-    must have been silent.
-    """
-
-    submit_s: float = 10.0
-    vanish_s: float = 60.0
-
-    def where_polled_every(self, interval_s: float) -> Graces:
-        """The same where polls are rare: a submission has the time of POLLS polls and a half."""
-        return Graces(max(self.submit_s, (POLLS + 0.5) * interval_s), self.vanish_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +39,18 @@ class ReplicaUpdate:
     facts: dict[str, Any]
 
 
-USUAL = Graces()
+def submit_grace_s(graces: Graces, poll_interval_s: float) -> float:
+    """How long an unanswered submission may take to show up: where polls are rare, as long as POLLS and a half."""
+    return max(graces.submit, (POLLS + 0.5) * poll_interval_s)
 
 
 def job_update(
-    job: JobRow, news: JobNews | None, is_pilot_silent: bool, now: datetime, graces: Graces = USUAL
+    job: JobRow,
+    news: JobNews | None,
+    is_pilot_silent: bool,
+    now: datetime,
+    poll_interval_s: float = 0.0,
+    graces: Graces = USUAL,
 ) -> JobUpdate:
     """What a good poll that began after the job was submitted says of it; ``news`` None: the job is absent.
 
@@ -70,9 +64,9 @@ def job_update(
     is_absent = job.absent_polls + 1 >= POLLS
     if job.state is JobState.SUBMITTING:
         asked_s = _seconds(job.submitted_at or job.created_at, now)
-        return JobUpdate(job.id, None, facts, give_up=is_absent and asked_s > graces.submit_s)
+        return JobUpdate(job.id, None, facts, give_up=is_absent and asked_s > submit_grace_s(graces, poll_interval_s))
     may_vanish = is_pilot_silent and may_move(job.state, JobState.VANISHED)
-    if is_absent and may_vanish and _seconds(absent_since, now) > graces.vanish_s:
+    if is_absent and may_vanish and _seconds(absent_since, now) > graces.vanish:
         gone = {"reason": "the scheduler does not know it any more, and its pilot is silent", "ended_at": now}
         return JobUpdate(job.id, JobState.VANISHED, {**facts, **gone})
     return JobUpdate(job.id, None, facts)

@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from math import inf
 
-from firstkit.links.messages import END_MARGIN_S, end_margin_s
+from firstkit.links.messages import end_margin_s
 
-__all__ = ["END_MARGIN_S", "REFRESH_S", "choose", "expected_finish", "prefer", "time_left"]
 REFRESH_S = 1.0
 """How old what choosing knows of time may be."""
 

@@ -192,7 +192,7 @@ async def test_a_poll_that_moves_nothing_is_noted(books: Books) -> None:
 
 async def test_a_job_vanishes_with_its_replicas(db: Database, books: Books) -> None:
     await books.move_job("job-a", JobState.PENDING)
-    for seconds in (0.0, 5.0, USUAL.vanish_s, USUAL.vanish_s + 1):
+    for seconds in (0.0, 5.0, USUAL.vanish, USUAL.vanish + 1):
         assert (await states(db))["job-a"] == "PENDING"
         (row,), living = await books.read()
         changes = after(seconds)

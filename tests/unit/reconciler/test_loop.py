@@ -97,12 +97,19 @@ class Bench:
         async with self.db.read() as conn:
             return list((await conn.execute(select(table).order_by(table.c.created_at))).all())
 
-    def report(self, job_id: str, **states: ReplicaState) -> None:
-        replicas = tuple(
-            ReplicaReport(replica_id.replace("_", "-"), state, load_s=2.5) for replica_id, state in states.items()
-        )
+    def report(self, job_id: str, *ready: str) -> None:
+        """The pilot of a job says that these replicas serve."""
+        replicas = tuple(ReplicaReport(replica_id, ReplicaState.READY, load_s=2.5) for replica_id in ready)
         report = PilotReport(job_id, replicas, free_cpus=8, free_memory_bytes=2**30)
         self.world.hear_pilots({"pilots": {job_id: to_dict(report)}})
+
+    async def serving(self) -> Any:
+        """The row of the one replica, as it was before its pilot said that it serves, and that was written down."""
+        await self.passes()
+        (replica,) = await self.rows(tables.replicas)
+        self.report(replica.job_id, replica.id)
+        await self.passes()
+        return replica
 
 
 @pytest.fixture(autouse=True)
@@ -139,10 +146,7 @@ async def test_the_pilot_is_told_all_that_it_needs(db: Database) -> None:
 
 async def test_what_pilots_report_is_written_down_and_learned_from(db: Database) -> None:
     here = await bench(db, QuickCluster())
-    await here.passes()
-    (replica,) = await here.rows(tables.replicas)
-    here.report(replica.job_id, **{replica.id.replace("-", "_"): ReplicaState.READY})
-    await here.passes()
+    await here.serving()
     ((job,), (replica,)) = await here.rows(tables.jobs), await here.rows(tables.replicas)
     assert (job.state, replica.state, replica.load_s) == ("RUNNING", "READY", 2.5)
     assert here.loop.outlooks["m@here"].status is ModelStatus.LIVE
@@ -228,10 +232,7 @@ async def test_a_successor_goes_on_where_a_controller_died(db: Database) -> None
 
 async def test_a_replica_that_the_pilot_refuses_has_failed(db: Database) -> None:
     here = await bench(db, QuickCluster())
-    await here.passes()
-    (replica,) = await here.rows(tables.replicas)
-    here.report(replica.job_id, **{replica.id.replace("-", "_"): ReplicaState.READY})
-    await here.passes()
+    await here.serving()
     here.hot, here.refusal = 2, "does not fit"
     await here.passes(1)
     await here.passes(1)
@@ -393,7 +394,7 @@ async def test_a_pilot_is_told_once_that_the_end_of_its_job_moved(db: Database) 
     here.cluster.jobs[replica.job_id] = replace(
         here.cluster.jobs[replica.job_id], started_at=now().timestamp(), ends_at=ends_at
     )
-    here.report(replica.job_id, **{replica.id.replace("-", "_"): ReplicaState.READY})
+    here.report(replica.job_id, replica.id)
     await here.poll()
     await here.passes(3)
     told = [message for message in here.said if message["verb"] == "end"]
@@ -414,10 +415,7 @@ async def test_a_job_that_we_cancelled_leaves_no_failure_behind(db: Database) ->
 
 async def test_a_pilot_that_outlives_its_job_is_told_to_leave(db: Database) -> None:
     here = await bench(db, QuickCluster())
-    await here.passes()
-    (replica,) = await here.rows(tables.replicas)
-    here.report(replica.job_id, **{replica.id.replace("-", "_"): ReplicaState.READY})
-    await here.passes()
+    replica = await here.serving()
     here.report("job-of-somebody-else")
     here.cluster.jobs[replica.job_id] = JobNews(replica.job_id, f"id-{replica.job_id}", JobState.NODE_FAIL)
     await here.poll()

@@ -14,6 +14,7 @@ from firstkit.reconciler.observe import (
     ending_of_replica,
     job_update,
     replica_updates,
+    submit_grace_s,
 )
 from firstkit.schedulers.scheduler import JobNews
 from firstkit.states import JobState, ReplicaState, may_move
@@ -53,17 +54,16 @@ def test_one_bad_poll_is_nothing() -> None:
 
 def test_a_submission_that_nobody_finds_is_given_up_after_its_grace() -> None:
     row = job(state=JobState.SUBMITTING)
-    assert absent(row, USUAL.submit_s - 1) is None
-    assert absent(row, USUAL.submit_s + 1) == "give up"
+    assert absent(row, USUAL.submit - 1) is None
+    assert absent(row, USUAL.submit + 1) == "give up"
 
 
 def test_the_grace_of_a_submission_is_longer_than_two_polls() -> None:
-    assert USUAL.where_polled_every(0.5) == USUAL
-    assert USUAL.where_polled_every(600.0).submit_s > POLLS * 600.0
+    assert submit_grace_s(USUAL, 0.5) == USUAL.submit
+    assert submit_grace_s(USUAL, 600.0) > POLLS * 600.0
     row = job(state=JobState.SUBMITTING, submitted_at=NOW - timedelta(seconds=24), absent_polls=5, absent_since=NOW)
-    seldom = USUAL.where_polled_every(10.0)
-    assert not job_update(row, None, True, NOW, seldom).give_up
-    assert job_update(row, None, True, NOW + timedelta(seconds=2), seldom).give_up
+    assert not job_update(row, None, True, NOW, 10.0).give_up
+    assert job_update(row, None, True, NOW + timedelta(seconds=2), 10.0).give_up
 
 
 def test_after_a_clock_was_set_back_only_polls_are_counted() -> None:
@@ -85,9 +85,9 @@ def test_the_end_of_a_job_that_waits_is_a_guess_that_nobody_keeps() -> None:
 @pytest.mark.parametrize("state", [JobState.PENDING, JobState.RUNNING, JobState.ENDING])
 def test_a_job_vanishes_only_on_evidence(state: JobState) -> None:
     row = job(state=state)
-    assert absent(row, USUAL.vanish_s - 1) is None
-    assert absent(row, USUAL.vanish_s + 1, silent=False) is None, "its pilot is heard"
-    assert absent(row, USUAL.vanish_s + 1) is JobState.VANISHED
+    assert absent(row, USUAL.vanish - 1) is None
+    assert absent(row, USUAL.vanish + 1, silent=False) is None, "its pilot is heard"
+    assert absent(row, USUAL.vanish + 1) is JobState.VANISHED
 
 
 def test_an_answer_ends_the_absence() -> None:

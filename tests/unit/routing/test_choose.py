@@ -8,8 +8,9 @@ from math import inf
 from hypothesis import given
 from hypothesis import strategies as st
 
+from firstkit.links.messages import END_MARGIN_S
 from firstkit.onsite import pilot
-from firstkit.routing.choose import END_MARGIN_S, REFRESH_S, choose, expected_finish, prefer, time_left
+from firstkit.routing.choose import REFRESH_S, choose, expected_finish, prefer, time_left
 
 SHARES = [0.0, 0.25, 0.5, 0.75, 1.0, 1.5, inf]
 lists = st.lists(st.sampled_from(SHARES) | st.floats(0, 2), max_size=12)

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from firstkit.links.messages import Outcome, Tail, Usage
+from firstkit.links.messages import END_MARGIN_S, Outcome, Tail, Usage
 from firstkit.routing.breaker import FAILURES, Circuit
 from firstkit.routing.calendar import Window
-from firstkit.routing.choose import END_MARGIN_S, REFRESH_S
+from firstkit.routing.choose import REFRESH_S
 from firstkit.routing.pace import FEW, SPARE
 from firstkit.routing.table import Pool, Route, RoutingTable
 from firstkit.routing.wish import ANYWHERE, Wish
