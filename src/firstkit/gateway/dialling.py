@@ -50,6 +50,7 @@ class Dialler:
         finally:
             for task in self._dialled.values():
                 task.cancel()
+            await asyncio.gather(*self._dialled.values(), return_exceptions=True)
 
     async def _look(self) -> None:
         try:

@@ -73,11 +73,9 @@ class Pilots:
         from firstkit.links.private_ca import job_name
 
         context = ca.client_context()
-        dialling = asyncio.ensure_future(Dialler(self.db, self.entrance, context, job_name, clusters).run())
-        try:
-            await _keep_fresh(ca, context)
-        finally:
-            dialling.cancel()
+        async with asyncio.TaskGroup() as both:  # left when both have ended: the database is closed after that
+            both.create_task(Dialler(self.db, self.entrance, context, job_name, clusters).run())
+            both.create_task(_keep_fresh(ca, context))
 
     async def close(self) -> None:
         if self._server is not None:

@@ -124,13 +124,28 @@ class Database:
     async def _transaction(self, reads_only: bool) -> AsyncIterator[AsyncConnection]:
         conn = self._engine.connect()
         try:
-            await conn.start()
+            await self._start(conn)
         except OSError as exc:  # asyncpg's own errors come as DBAPIError, those of the socket as they are
             raise StoreUnavailable("The database cannot be reached.") from exc
         async with aclosing(conn):
             await conn.execution_options(**{_READS: reads_only})
             async with conn.begin():
                 yield conn
+
+    async def _start(self, conn: AsyncConnection) -> None:
+        """Take a connection. One of SQLite is opened to its end also for a caller that is cancelled meanwhile, because
+        the driver would leave the thread of the connection behind."""
+        if self._writers is None:
+            await conn.start()
+            return
+        starting = asyncio.ensure_future(conn.start())
+        try:
+            await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            await asyncio.wait([starting])
+            if starting.exception() is None:
+                await conn.close()
+            raise
 
     @asynccontextmanager
     async def _sole_writer(self) -> AsyncIterator[None]:

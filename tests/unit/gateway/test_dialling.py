@@ -137,6 +137,18 @@ async def test_whoever_shows_the_certificate_of_another_job_is_left(
     await pilot.close()
 
 
+async def test_dialling_has_ended_when_it_was_stopped(gateway: Gateway, folder: Path) -> None:
+    """Else the database is closed under it, which leaves a connection, and a process that does not end."""
+    before = asyncio.all_tasks()
+    for turns in range(20):
+        dialling = asyncio.ensure_future(gateway.pilots.dial(["there"], PrivateCa(folder)))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        dialling.cancel()
+        await asyncio.wait([dialling])
+        assert asyncio.all_tasks() == before, turns
+
+
 async def test_what_links_need_to_know_of_jobs(scene: Scene) -> None:
     async with scene.gateway.db.read() as conn:
         assert await addresses(conn, ["there"]) == {}

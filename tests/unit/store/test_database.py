@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import cast
 from urllib.parse import urlsplit
 
 import pytest
@@ -16,6 +17,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import CheckConstraint, Connection, func, insert, inspect, select, text
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.pool import QueuePool
 
 import postgresql
 from firstkit.clock import now
@@ -51,6 +53,22 @@ async def run():
     await (await Database.open(sys.argv[1])).close()
     print("alembic" in sys.modules)
 """
+
+
+async def test_whoever_leaves_while_a_connection_is_opened_leaves_it_to_the_others(tmp_path: Path) -> None:
+    db = await Database.open(f"sqlite:///{tmp_path}/first.db")
+    for turns in range(1, 6):
+        await db._engine.dispose()
+        pool = cast(QueuePool, db._engine.sync_engine.pool)
+        count = asyncio.ensure_future(_count(db))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        count.cancel()
+        await asyncio.wait([count])
+        assert count.cancelled()
+        assert (pool.checkedin(), pool.checkedout()) == (1, 0), turns
+    assert await _count(db) == 0
+    await db.close()
 
 
 async def test_commits_at_the_end_and_rolls_back_on_errors(db: Database) -> None:
