@@ -6,7 +6,7 @@ import asyncio
 import fcntl
 import os
 from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,9 @@ class Database:
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
         self._writers = asyncio.Lock() if engine.dialect.name == "sqlite" else None
+        self._transactions = 0
+        self._unused = asyncio.Event()
+        self._unused.set()
 
     @classmethod
     async def open(cls, url: str, migrate: bool = True) -> Database:
@@ -117,20 +120,40 @@ class Database:
                 yield conn
 
     async def close(self) -> None:
-        """Close all connections."""
+        """Close all connections, after the transactions that are under way: nobody would close those of them."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(WAIT_S):
+                await self._unused.wait()
         await self._engine.dispose()
+
+    @contextmanager
+    def _in_use(self) -> Iterator[None]:
+        self._transactions += 1
+        self._unused.clear()
+        try:
+            yield
+        finally:
+            self._transactions -= 1
+            if self._transactions == 0:
+                self._unused.set()
 
     @asynccontextmanager
     async def _transaction(self, reads_only: bool) -> AsyncIterator[AsyncConnection]:
+        with self._in_use():
+            async with self._connected() as conn:
+                await conn.execution_options(**{_READS: reads_only})
+                async with conn.begin():
+                    yield conn
+
+    @asynccontextmanager
+    async def _connected(self) -> AsyncIterator[AsyncConnection]:
         conn = self._engine.connect()
         try:
             await self._start(conn)
         except OSError as exc:  # asyncpg's own errors come as DBAPIError, those of the socket as they are
             raise StoreUnavailable("The database cannot be reached.") from exc
         async with aclosing(conn):
-            await conn.execution_options(**{_READS: reads_only})
-            async with conn.begin():
-                yield conn
+            yield conn
 
     async def _start(self, conn: AsyncConnection) -> None:
         """Take a connection. One of SQLite is opened to its end also for a caller that is cancelled meanwhile, because

@@ -71,6 +71,26 @@ async def test_whoever_leaves_while_a_connection_is_opened_leaves_it_to_the_othe
     await db.close()
 
 
+async def test_it_is_closed_after_the_transactions_that_are_under_way(db: Database) -> None:
+    done = asyncio.Event()
+
+    async def use() -> None:
+        async with db.read() as conn:
+            await conn.scalar(text("SELECT 1"))
+            await done.wait()
+
+    using = asyncio.ensure_future(use())
+    pool = cast(QueuePool, db._engine.sync_engine.pool)
+    while not pool.checkedout():
+        await asyncio.sleep(0)
+    closing = asyncio.ensure_future(db.close())
+    await asyncio.sleep(0.05)
+    assert not closing.done()
+    done.set()
+    await asyncio.gather(using, closing)
+    assert (pool.checkedin(), pool.checkedout()) == (0, 0)
+
+
 async def test_commits_at_the_end_and_rolls_back_on_errors(db: Database) -> None:
     async with db.begin() as conn:
         await conn.execute(insert(projects).values(_project("kept")))
