@@ -16,7 +16,7 @@ from firstkit.links.messages import Exchange, Head, Open, Tail
 from firstkit.testing.fake_engine import BEHAVIOURS, QuickEngine, parse
 from firstkit.testing.tiny_http import serve
 
-LIMIT_S = 10.0
+LIMIT_S = 60.0
 CHAT = "/v1/chat/completions"
 
 

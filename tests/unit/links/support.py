@@ -30,7 +30,7 @@ from firstkit.links.pilot_end import PilotLink
 from firstkit.wire import decode, encode
 
 JOB = "job-1"
-LIMIT_S = 10.0
+LIMIT_S = 45.0
 
 
 async def until(condition: Callable[[], Any], what: str = "the condition") -> None:

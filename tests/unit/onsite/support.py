@@ -19,7 +19,7 @@ from firstkit.onsite.allotment import Share
 from firstkit.onsite.supervise import Replica, Rhythm, Surroundings
 from firstkit.states import ReplicaState
 
-LIMIT_S = 20.0
+LIMIT_S = 60.0
 RHYTHM = Rhythm()
 
 
