@@ -23,7 +23,7 @@ from firstkit.reconciler.placement import Share
 from firstkit.reconciler.standing import policy_of
 from firstkit.reconciler.telling import cluster
 from firstkit.reconciler.world import World
-from firstkit.schedulers.scheduler import Estimate, JobNews, Resources
+from firstkit.schedulers.scheduler import Estimate, JobNews, JobSpec, Resources
 from firstkit.states import JobState, ModelStatus, ReplicaState
 from firstkit.store import jobs as stored
 from firstkit.store import tables
@@ -118,6 +118,15 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rhythm, "LONGEST_SILENCE_S", 0.0)
 
 
+class FullCluster(QuickCluster):
+    """Takes every job, and starts none."""
+
+    async def submit(self, spec: JobSpec) -> str:
+        scheduler_id = await super().submit(spec)
+        self.jobs[spec.job_id] = JobNews(spec.job_id, scheduler_id, JobState.PENDING)
+        return scheduler_id
+
+
 async def bench(db: Database, cluster: QuickCluster, hot: int = 1, **section: Any) -> Bench:
     made = Bench(db, cluster, hot, **section)
     await made.loop.start()
@@ -125,7 +134,7 @@ async def bench(db: Database, cluster: QuickCluster, hot: int = 1, **section: An
 
 
 async def test_a_hot_deployment_gets_one_job_and_no_second(db: Database) -> None:
-    here = await bench(db, QuickCluster())
+    here = await bench(db, FullCluster())
     await here.passes(5)
     ((job,), (replica,)) = await here.rows(tables.jobs), await here.rows(tables.replicas)
     assert here.cluster.calls.count("submit") == 1
@@ -198,7 +207,7 @@ async def test_a_silent_scheduler_gets_no_second_job_and_loses_none(db: Database
 
 
 async def test_a_row_that_was_never_submitted_is_closed_and_replaced(db: Database) -> None:
-    here = await bench(db, QuickCluster(), hot=0)
+    here = await bench(db, FullCluster(), hot=0)
     new = stored.NewReplica("rep-old", "job-old", "m", "m@here", "here", 4, deployment().resources)
     await here.loop.books.add_job("job-old", "here", deployment().resources, "digest", [new])
     here.hot = 1
@@ -402,8 +411,9 @@ async def test_a_pilot_is_told_once_that_the_end_of_its_job_moved(db: Database) 
 
 
 async def test_a_job_that_we_cancelled_leaves_no_failure_behind(db: Database) -> None:
-    here = await bench(db, QuickCluster())
+    here = await bench(db, FullCluster())
     await here.passes()
+    await here.poll()
     here.hot = 0
     await here.passes()
     (job,) = await here.rows(tables.jobs)
