@@ -24,7 +24,8 @@ from firstkit.links.messages import Hello, LinkSpec, Open, Outcome, PilotReport,
 from firstkit.schedulers.scheduler import Resources
 from firstkit.states import ReplicaState
 from firstkit.wire import encode
-from unit.onsite.support import Sink, chat, engines_below, until
+from unit.onsite.support import Sink, chat, engines_below
+from waiting import until
 
 CORES = sorted(os.sched_getaffinity(0))
 TOKEN = "canary-enrolment-token"

@@ -19,8 +19,8 @@ from firstkit.links.messages import Outcome, Refusal
 from firstkit.states import ReplicaState
 from firstkit.wire import to_dict
 from integration.pilots import CORES, ENDLESS, FAILED, READY, STOPPED, TOKEN, Job, installed, made, replica
-from unit.onsite.support import until
 from unit.onsite.test_python39 import PYTHON39, needs_python39
+from waiting import until
 
 
 @pytest.fixture(scope="module")

@@ -20,8 +20,8 @@ from firstkit.links.messages import LinkSpec, Outcome
 from firstkit.links.private_ca import PrivateCa, job_name
 from firstkit.testing.fault_proxy import FaultProxy
 from integration.pilots import ENDLESS, READY, Job, installed, made, replica
-from unit.onsite.support import until
 from unit.onsite.test_python39 import PYTHON39, needs_python39
+from waiting import until
 
 JOB = "job-abcdefghij234567"
 PYTHONS = [sys.executable, pytest.param(PYTHON39, marks=needs_python39)]

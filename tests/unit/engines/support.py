@@ -15,8 +15,8 @@ from firstkit.engines.http import EngineClient, Target
 from firstkit.links.messages import Exchange, Head, Open, Tail
 from firstkit.testing.fake_engine import BEHAVIOURS, QuickEngine, parse
 from firstkit.testing.tiny_http import serve
+from waiting import LIMIT_S, until
 
-LIMIT_S = 60.0
 CHAT = "/v1/chat/completions"
 
 
@@ -98,13 +98,6 @@ class Collected:
         assert self.calls.count("tail") == 1
         assert self.calls[-1] == "tail"
         return self.tail
-
-
-async def until(condition: Callable[[], Any], what: str) -> None:
-    deadline = asyncio.get_running_loop().time() + LIMIT_S
-    while not condition():
-        assert asyncio.get_running_loop().time() < deadline, f"waited too long for {what}"
-        await asyncio.sleep(0.005)
 
 
 async def alone() -> None:

@@ -27,8 +27,8 @@ from unit.engines.support import (
     plain,
     send,
     take,
-    until,
 )
+from waiting import until
 
 pytestmark = pytest.mark.usefixtures("clients")
 MIB = 1024**2

@@ -14,7 +14,8 @@ from firstkit.engines.engine import Address, Habits
 from firstkit.engines.http import EngineClient, Target
 from firstkit.links.messages import Head, Open, Outcome, Usage
 from firstkit.testing.fake_engine import GarbageEngine
-from unit.engines.support import CHAT, EVENTS, GOOD, Collected, Fake, Script, alone, chunk, chunked, send, until
+from unit.engines.support import CHAT, EVENTS, GOOD, Collected, Fake, Script, alone, chunk, chunked, send
+from waiting import until
 
 pytestmark = pytest.mark.usefixtures("clients")
 

@@ -11,20 +11,8 @@ import pytest
 from firstkit.engines.connection import JOINED_BYTES
 from firstkit.engines.engine import Habits
 from firstkit.links.messages import Open, Outcome, Usage
-from unit.engines.support import (
-    CHAT,
-    EVENTS,
-    GOOD,
-    ByteServer,
-    Collected,
-    Fake,
-    chunked,
-    framed,
-    plain,
-    send,
-    take,
-    until,
-)
+from unit.engines.support import CHAT, EVENTS, GOOD, ByteServer, Collected, Fake, chunked, framed, plain, send, take
+from waiting import until
 
 pytestmark = pytest.mark.usefixtures("clients")
 WHOLE = chunked(GOOD)

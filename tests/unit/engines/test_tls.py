@@ -18,7 +18,8 @@ from cryptography.x509.oid import NameOID
 from firstkit.clock import now
 from firstkit.engines.http import EngineClient, Target
 from firstkit.links.messages import Open, Outcome
-from unit.engines.support import CHAT, DONE, EVENTS, GOOD, Collected, alone, chunk, chunked, framed, send, take, until
+from unit.engines.support import CHAT, DONE, EVENTS, GOOD, Collected, alone, chunk, chunked, framed, send, take
+from waiting import until
 
 pytestmark = pytest.mark.usefixtures("clients")
 WHOLE = chunked(GOOD)

@@ -21,7 +21,7 @@ from firstkit.schedulers.scheduler import Resources
 from firstkit.states import JobState
 from firstkit.store.jobs import add_job, move_job, note_job
 from firstkit.store.links import addresses
-from unit.links.support import until
+from waiting import until
 
 JOB = "job-abcdefghij234567"
 

@@ -19,7 +19,7 @@ from firstkit.routing.table import RoutingTable
 from firstkit.schedulers.scheduler import Resources
 from firstkit.states import JobState, ReplicaState
 from firstkit.store.jobs import NewReplica, add_job, add_replicas, move_job
-from unit.links.support import until
+from waiting import until
 
 NEEDS = Resources()
 HELLO = Hello(1, "v", "job-1", "secret", "token")

@@ -28,17 +28,9 @@ from firstkit.links.messages import (
 )
 from firstkit.links.pilot_end import PilotLink
 from firstkit.wire import decode, encode
+from waiting import LIMIT_S, until
 
 JOB = "job-1"
-LIMIT_S = 45.0
-
-
-async def until(condition: Callable[[], Any], what: str = "the condition") -> None:
-    """Wait until ``condition`` holds; fails after LIMIT_S."""
-    deadline = asyncio.get_running_loop().time() + LIMIT_S
-    while not condition():
-        assert asyncio.get_running_loop().time() < deadline, f"waited too long for {what}"
-        await asyncio.sleep(0.002)
 
 
 def request(body: bytes = b"") -> Open:

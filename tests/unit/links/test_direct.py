@@ -17,7 +17,8 @@ from firstkit.links.frames import FrameType
 from firstkit.links.messages import Head, LinkSpec, Outcome, PilotSpec, Refusal, Tail
 from firstkit.links.pilot_end import PilotLink
 from firstkit.links.private_ca import PrivateCa, job_name
-from unit.links.support import JOB, Ends, ManualExchange, Peer, RememberingSink, request, until
+from unit.links.support import JOB, Ends, ManualExchange, Peer, RememberingSink, request
+from waiting import until
 
 DONE = Tail(Outcome.COMPLETE)
 

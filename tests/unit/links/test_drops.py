@@ -18,7 +18,8 @@ from firstkit.links.messages import Call, Head, Hello, LinkSpec, Open, Outcome, 
 from firstkit.links.private_ca import PrivateCa
 from firstkit.testing.fault_proxy import FaultProxy
 from firstkit.wire import encode, to_dict
-from unit.links.support import JOB, Ends, ManualExchange, RememberingSink, request, until
+from unit.links.support import JOB, Ends, ManualExchange, RememberingSink, request
+from waiting import until
 
 LONG_S = 30.0
 DONE = Tail(Outcome.COMPLETE)

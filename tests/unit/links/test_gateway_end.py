@@ -22,7 +22,8 @@ from firstkit.links.messages import (
     Usage,
 )
 from firstkit.wire import encode, to_dict
-from unit.links.support import JOB, AdmissionError, Ends, Peer, RememberingSink, request, until
+from unit.links.support import JOB, AdmissionError, Ends, Peer, RememberingSink, request
+from waiting import until
 
 HELLO = Hello(PROTOCOL, "1.0", JOB, "secret", "token")
 

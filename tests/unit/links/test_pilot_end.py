@@ -26,15 +26,8 @@ from firstkit.links.messages import (
 )
 from firstkit.states import ReplicaState
 from firstkit.wire import encode
-from unit.links.support import (
-    JOB,
-    Ends,
-    ManualExchange,
-    Peer,
-    RememberingSink,
-    request,
-    until,
-)
+from unit.links.support import JOB, Ends, ManualExchange, Peer, RememberingSink, request
+from waiting import until
 
 DONE = Tail(Outcome.COMPLETE, Usage(3, 4), None, 0.1, 0.2, 0.3)
 

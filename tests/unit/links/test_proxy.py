@@ -16,7 +16,8 @@ import pytest
 from firstkit.links.dial import PROXY_HEAD_BYTES, Dial, Unreachable
 from firstkit.links.messages import Head, LinkSpec, Outcome, Tail
 from firstkit.links.private_ca import PrivateCa
-from unit.links.support import Ends, ManualExchange, RememberingSink, request, until
+from unit.links.support import Ends, ManualExchange, RememberingSink, request
+from waiting import until
 
 
 @asynccontextmanager

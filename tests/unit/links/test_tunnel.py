@@ -17,7 +17,8 @@ from firstkit.links.dial import Dial
 from firstkit.links.frames import MAX_PAYLOAD, FrameType
 from firstkit.links.messages import PROTOCOL, Head, Hello, LinkSpec, Outcome, Tail
 from firstkit.links.private_ca import PrivateCa
-from unit.links.support import JOB, Ends, ManualExchange, Peer, RememberingSink, request, until
+from unit.links.support import JOB, Ends, ManualExchange, Peer, RememberingSink, request
+from waiting import until
 
 
 @pytest.fixture

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -18,17 +15,9 @@ from firstkit.links.messages import Head, Open, ReplicaReport, Tail
 from firstkit.onsite.allotment import Share
 from firstkit.onsite.supervise import Replica, Rhythm, Surroundings
 from firstkit.states import ReplicaState
+from waiting import until
 
-LIMIT_S = 60.0
 RHYTHM = Rhythm()
-
-
-async def until(condition: Callable[[], Any], what: str) -> None:
-    """Wait until ``condition`` holds; fails after LIMIT_S."""
-    deadline = asyncio.get_running_loop().time() + LIMIT_S
-    while not condition():
-        assert asyncio.get_running_loop().time() < deadline, f"waited too long for {what}"
-        await asyncio.sleep(0.005)
 
 
 class FakeAdapter:

@@ -14,7 +14,8 @@ from firstkit.links.messages import Call, LinkSpec, Open, Outcome, PilotSpec
 from firstkit.onsite import pilot as module
 from firstkit.onsite.allotment import Share
 from firstkit.onsite.pilot import END_MARGIN_S, Pilot
-from unit.onsite.support import Sink, until
+from unit.onsite.support import Sink
+from waiting import until
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ from firstkit.onsite.replicas import KEPT, Replicas
 from firstkit.onsite.supervise import Surroundings
 from firstkit.schedulers.scheduler import Resources
 from firstkit.states import ReplicaState
-from unit.onsite.support import FakeAdapter, Sink, until
+from unit.onsite.support import FakeAdapter, Sink
+from waiting import until
 
 
 class Unlaunchable(FakeAdapter):

@@ -13,7 +13,8 @@ from firstkit.links.messages import Open, Outcome
 from firstkit.onsite.place import is_port_free
 from firstkit.onsite.supervise import Rhythm
 from firstkit.states import ReplicaState
-from unit.onsite.support import Bench, FakeAdapter, Sink, chat, engines_below, until
+from unit.onsite.support import Bench, FakeAdapter, Sink, chat, engines_below
+from waiting import until
 
 STARTING, READY, DRAINING = ReplicaState.STARTING, ReplicaState.READY, ReplicaState.DRAINING
 STOPPED, FAILED = ReplicaState.STOPPED, ReplicaState.FAILED

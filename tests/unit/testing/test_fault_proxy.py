@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from firstkit.testing.fault_proxy import FaultProxy, main, obey
-from unit.links.support import until
+from waiting import until
 
 
 class Line:
