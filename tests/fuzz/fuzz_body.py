@@ -11,7 +11,8 @@ import random
 import msgspec
 
 from firstkit.errors import ApiError, InvalidRequest
-from firstkit.gateway.call import APIS, REFUSED_FIELDS, Api, check_body, parse_body
+from firstkit.gateway.apis import APIS, Api
+from firstkit.gateway.call import REFUSED_FIELDS, Asked, check_body, parse_body
 from fuzz.driver import Target, some
 
 ALL_APIS = list(APIS.values())
@@ -23,7 +24,7 @@ def run_one(data: bytes) -> None:
         return
     api, data = ALL_APIS[data[0] % len(ALL_APIS)], data[1:]
     try:
-        model, stream, wants_usage = check(data, api)
+        model, stream, wants_usage, _ = check(data, api)
     except ApiError as error:
         assert isinstance(error, InvalidRequest), error
         answer = json.dumps(error.body())
@@ -35,13 +36,13 @@ def run_one(data: bytes) -> None:
     assert api.streams or not stream
 
 
-def check(data: bytes, api: Api) -> tuple[str, bool, bool]:
+def check(data: bytes, api: Api) -> Asked:
     fields = parse_body(data)
     before = {key: bytes(value) for key, value in fields.items()}
     result = check_body(fields, api)
     left = {key: bytes(value) for key, value in fields.items()}
     assert left == {key: before[key] for key in left}
-    assert before.keys() - left.keys() <= {"stream_options"}
+    assert before.keys() - left.keys() <= {"stream_options", "x_first"}
     encoded = msgspec.json.encode(fields)
     assert {key: bytes(value) for key, value in parse_body(encoded).items()} == left
     json.loads(encoded)  # an engine in Python can read it

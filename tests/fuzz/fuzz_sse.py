@@ -11,7 +11,7 @@ import random
 import re
 from unittest import mock
 
-from firstkit.engines import answer
+from firstkit.engines import body, stream
 from firstkit.engines.answer import AnswerMeter
 from firstkit.engines.sse import EventSplitter, EventTooLong
 from firstkit.links.messages import Open, Outcome, Usage
@@ -42,9 +42,9 @@ def run_one(data: bytes) -> None:
     if asked % 2 == 0 and STATUSES[answered % len(STATUSES)] < 400:
         look_as_clients_do(seen[0])
     assert seen == read(data, len(data) or 1, asked, answered)
-    with mock.patch.object(answer, "TokenShape", NoShape):
+    with mock.patch.object(stream, "TokenShape", NoShape):
         assert seen == read(data, step, asked, answered)
-    with mock.patch.multiple(answer, PARSED_WHOLE_BYTES=50, KEPT_BYTES=20, BODY_LIMIT_BYTES=500):
+    with mock.patch.multiple(body, PARSED_WHOLE_BYTES=50, KEPT_BYTES=20, BODY_LIMIT_BYTES=500):
         read(data, step, asked, answered)
     split(data, step)
 

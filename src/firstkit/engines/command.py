@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from collections.abc import Mapping
 
 from firstkit.engines.engine import EngineSpec, Facts, Habits, Launch, Place, ReplicaSpec
 from firstkit.engines.launching import ALL_CAPABILITIES, NO_METRICS, launch_of, weights_of
@@ -22,7 +22,7 @@ class Command:
     kind = "command"
     habits = Habits()
     metric_names = NO_METRICS
-    facts_path: Optional[str] = None
+    facts_paths: tuple[str, ...] = ()
 
     def __init__(self, spec: EngineSpec) -> None:
         self.takes_socket = _has("{socket}", spec)
@@ -60,7 +60,7 @@ class Command:
     def health_path(self, replica: ReplicaSpec) -> str:
         return replica.engine.health
 
-    def read_facts(self, body: bytes) -> Facts:  # noqa: ARG002 - nobody knows what it says
+    def read_facts(self, answers: Mapping[str, bytes]) -> Facts:  # noqa: ARG002 - nobody knows what it says
         return Facts()
 
 

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Optional, Protocol
 
 from firstkit.schedulers.scheduler import Resources
+
+CAPABILITIES = (
+    "chat", "completions", "embeddings", "responses", "messages", "count_tokens", "rerank", "score", "transcriptions",
+    "translations",
+)  # fmt: skip
+"""What a deployment can be asked for; besides, ``tasks/NAME`` of whatever name its operator gave to a path."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,8 @@ class ReplicaSpec:
     deployment: str
     engine: EngineSpec
     weights: Optional[str] = None
+    revision: Optional[str] = None
+    """Of the weights, as the operator names it."""
     args: dict[str, Any] = field(default_factory=dict)
     needs: Resources = field(default_factory=Resources)
     max_in_flight: int = 8
@@ -77,6 +86,8 @@ class Launch:
 
     argv: list[str]
     env: dict[str, str] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
+    """Name -> text of what the engine reads in the folder of its replica: 0600, and so a place for its key."""
 
 
 @dataclass(frozen=True)
@@ -86,12 +97,14 @@ class Habits:
     ``keeps_alive``: a connection may be used again after a plain answer. ``closes_after_stream``: it may not be after
     a stream, whatever its headers say. ``usage_on_request``: ``stream_options.include_usage`` yields a usage chunk.
     ``keep_s``: a connection that was idle for longer is taken for closed (servers here close after 5 s).
+    ``refusals``: words of a 500 by which it refuses a request, and is well itself.
     """
 
     keeps_alive: bool = True
     closes_after_stream: bool = False
     usage_on_request: bool = True
     keep_s: float = 4.0
+    refusals: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -110,9 +123,9 @@ class Engine(Protocol):
     takes_socket: bool
     """Whether it can listen on a UNIX socket; else the pilot gives it a port and a key."""
     metric_names: dict[str, str]
-    """Our name (``running``, ``waiting``, ``cache_use``) -> the name in the engine's /metrics."""
-    facts_path: Optional[str]
-    """A path that is read once when the engine is ready, for ``read_facts``."""
+    """Our name (``running``, ``waiting``, ``cache_use``) -> the name in the engine's /metrics; see ``load.py``."""
+    facts_paths: tuple[str, ...]
+    """Paths that are read once when the engine is ready, for ``read_facts``."""
 
     def check(self, replica: ReplicaSpec) -> None:
         """Raise ConfigError with the key that is wrong or missing, before anything is started."""
@@ -121,10 +134,10 @@ class Engine(Protocol):
         """The command for this replica at this place."""
 
     def capabilities(self, replica: ReplicaSpec) -> frozenset[str]:
-        """Of ``chat``, ``completions``, ``embeddings``: what this replica can answer."""
+        """What this replica can answer: see ``CAPABILITIES``, or ``tasks/NAME``."""
 
     def health_path(self, replica: ReplicaSpec) -> str:
         """A path that answers 200 when and only when requests can be served."""
 
-    def read_facts(self, body: bytes) -> Facts:
-        """Facts out of the answer of ``facts_path``; never raises, unknown is None."""
+    def read_facts(self, answers: Mapping[str, bytes]) -> Facts:
+        """Facts out of the good answers of ``facts_paths``, by path; never raises, unknown is None."""

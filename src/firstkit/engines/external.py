@@ -24,7 +24,7 @@ class External:
     habits = HABITS
     takes_socket = False
     metric_names = NO_METRICS
-    facts_path: Optional[str] = None
+    facts_paths: tuple[str, ...] = ()
 
     def check(self, replica: ReplicaSpec) -> None:
         check_url(replica.engine, replica.deployment)
@@ -38,7 +38,7 @@ class External:
     def health_path(self, replica: ReplicaSpec) -> str:
         return replica.engine.health
 
-    def read_facts(self, body: bytes) -> Facts:  # noqa: ARG002 - it is not asked
+    def read_facts(self, answers: Mapping[str, bytes]) -> Facts:  # noqa: ARG002 - it is not asked
         return Facts()
 
 

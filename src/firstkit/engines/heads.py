@@ -33,13 +33,13 @@ class Heads:
         self._host = host
         self._path = path
         self._key = key
-        self._habits = habits
+        self.habits = habits
         self._starts: dict[tuple[str, str, bool, str], str] = {}
         self._names: dict[str, str] = {}
 
     def is_last(self, request: Open) -> bool:
         """Whether no other request may follow this one on its connection."""
-        return not self._habits.keeps_alive or (request.stream and self._habits.closes_after_stream)
+        return not self.habits.keeps_alive or (request.stream and self.habits.closes_after_stream)
 
     def head(self, request: Open, body_bytes: int) -> bytes:
         """The request line and all headers; raises Unsayable."""

@@ -176,7 +176,7 @@ class _Exchange:
         self._body = body
         self._sink = sink
         self._started = monotonic()
-        self._meter = AnswerMeter(request, self._started)
+        self._meter = AnswerMeter(request, self._started, client.heads.habits.refusals)
         self._head = b""
         self._connection: Optional[Connection] = None
         self._dialling: Optional[asyncio.Task[None]] = None

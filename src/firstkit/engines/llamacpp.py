@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
+from collections.abc import Mapping
 from typing import Any, Optional
 
 from firstkit.engines.engine import Facts, Habits, Launch, Place, ReplicaSpec
-from firstkit.engines.launching import is_hugging_face_folder, launch_of, option, self_path, weights_of
+from firstkit.engines.launching import (
+    is_hugging_face_folder,
+    json_at,
+    launch_of,
+    option,
+    self_path,
+    tokens_of,
+    version_of,
+    weights_of,
+)
 from firstkit.errors import ConfigError
 
 DEFAULT_CONTEXT = 4096
 METRICS = {"running": "llamacpp:requests_processing", "waiting": "llamacpp:requests_deferred"}
+LEAST_BATCH = 2048
+"""What llama.cpp takes by itself."""
+REFUSALS = (b"is too large to process", b" input is not supported")
+"""Texts that are too long for an embedding, media for a model that sees none: it answers 500 to both."""
+WHEEL = "xllamacpp"
 POOLINGS = ("mean", "cls", "last", "none", "rank")
+TALKS = frozenset({"chat", "completions", "messages", "count_tokens"})
+"""Not ``responses``: it has them, in a form that clients do not take (no sequence numbers, no reason for an early end),
+so they are answered in translation."""
+RANKS = frozenset({"rerank"})
+"""A model that only tells how well a text answers a question: with ``pooling: rank``."""
 _NUMBERS = ("ctx-size", "threads", "n-gpu-layers", "batch-size", "ubatch-size")
 ALLOWED = (*_NUMBERS, "embeddings", "pooling", "chat-template-file")
 
@@ -21,14 +40,16 @@ ALLOWED = (*_NUMBERS, "embeddings", "pooling", "chat-template-file")
 class LlamaCpp:
     """Options under ``args``: ctx-size (tokens that *one* request may have; llama.cpp gets it times the requests at a
     time, by which it divides), threads, n-gpu-layers, batch-size, ubatch-size, embeddings (true: also /v1/embeddings,
-    for texts of up to ubatch-size tokens; it makes long prompts slower), pooling, chat-template-file."""
+    for texts of up to ubatch-size tokens, by default ctx-size; it makes long prompts slower), pooling,
+    chat-template-file. With a model that is for embeddings alone the operator says so: ``capabilities:
+    [embeddings]``."""
 
     kind = "llamacpp"
     # It says keep-alive and closes after a stream all the same.
-    habits = Habits(closes_after_stream=True)
+    habits = Habits(closes_after_stream=True, refusals=REFUSALS)
     takes_socket = True
     metric_names = METRICS
-    facts_path: Optional[str] = "/props"
+    facts_paths: tuple[str, ...] = ("/props", "/v1/models")
 
     def check(self, replica: ReplicaSpec) -> None:
         weights = weights_of(replica)
@@ -59,9 +80,12 @@ class LlamaCpp:
 
     def _options(self, replica: ReplicaSpec, place: Place) -> dict[str, Any]:
         options: dict[str, Any] = {"ctx-size": DEFAULT_CONTEXT, **replica.args}
-        options["ctx-size"] *= replica.max_in_flight
         if options.get("embeddings"):
             options.setdefault("pooling", "mean")
+            # A text is read in one piece, or not at all.
+            options.setdefault("ubatch-size", options["ctx-size"])
+            options.setdefault("batch-size", max(options["ubatch-size"], LEAST_BATCH))
+        options["ctx-size"] *= replica.max_in_flight
         if place.cpus:
             options.setdefault("threads", len(place.cpus))
         return options
@@ -69,24 +93,21 @@ class LlamaCpp:
     def capabilities(self, replica: ReplicaSpec) -> frozenset[str]:
         if replica.engine.capabilities:
             return frozenset(replica.engine.capabilities)
-        embeds = replica.args.get("embeddings", False)
-        return frozenset({"chat", "completions", "embeddings"} if embeds else {"chat", "completions"})
+        if not replica.args.get("embeddings", False):
+            return TALKS
+        return RANKS if replica.args.get("pooling") == "rank" else TALKS | {"embeddings"}
 
     def health_path(self, replica: ReplicaSpec) -> str:  # noqa: ARG002 - the same for all
         return "/health"
 
-    def read_facts(self, body: bytes) -> Facts:
-        """Out of /props: its n_ctx is what one request may have."""
-        try:
-            props = json.loads(body)
-            context = props["default_generation_settings"]["n_ctx"]
-            version = props.get("build_info")
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            return Facts()
-        return Facts(
-            context if type(context) is int and context > 0 else None,
-            f"llama.cpp {version}"[:100] if isinstance(version, str) and version else None,
-        )
+    def read_facts(self, answers: Mapping[str, bytes]) -> Facts:
+        """Out of /props: its n_ctx is what one request may have. Of the wheel's build only our launcher knows what it
+        is, and says so as a tag of the model."""
+        context = json_at(answers, "/props", "default_generation_settings", "n_ctx")
+        tag = json_at(answers, "/v1/models", "data", 0, "tags", 0)
+        if isinstance(tag, str) and tag.startswith(WHEEL):
+            return Facts(tokens_of(context), version_of(WHEEL, tag[len(WHEEL) :].strip()))
+        return Facts(tokens_of(context), version_of("llama.cpp", json_at(answers, "/props", "build_info")))
 
 
 def _fault(name: str, value: Any) -> Optional[str]:

@@ -63,6 +63,7 @@ def params(xllamacpp: Any, options: argparse.Namespace) -> Any:
     settings.n_ctx = options.ctx_size
     settings.n_parallel = options.parallel
     settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = options.threads
+    settings.model_tags = {f"xllamacpp {xllamacpp.__version__}"}
     settings.endpoint_metrics = True
     settings.endpoint_slots = False
     settings.ui = False

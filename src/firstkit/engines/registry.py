@@ -8,12 +8,15 @@ from firstkit.engines.command import Command
 from firstkit.engines.engine import Engine, EngineSpec
 from firstkit.engines.external import External, external_target
 from firstkit.engines.llamacpp import LlamaCpp
+from firstkit.engines.sglang import Sglang
 from firstkit.engines.vllm import Vllm
 from firstkit.errors import ConfigError
 
-__all__ = ["KINDS", "engine_of", "external_target"]
+__all__ = ["KINDS", "OF_FILES", "engine_of", "external_target"]
 
-KINDS = ("llamacpp", "vllm", "command", "external")
+KINDS = ("llamacpp", "vllm", "sglang", "command", "external")
+OF_FILES = ("llamacpp", "vllm", "sglang")
+"""Kinds of engines that need the path of their weights."""
 
 
 def engine_of(engine: Union[str, EngineSpec]) -> Engine:
@@ -26,6 +29,8 @@ def engine_of(engine: Union[str, EngineSpec]) -> Engine:
         return LlamaCpp()
     if spec.kind == "vllm":
         return Vllm()
+    if spec.kind == "sglang":
+        return Sglang()
     if spec.kind == "command":
         return Command(spec)
     if spec.kind == "external":

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import re
 import sys
-from typing import Optional
+from collections.abc import Mapping
+from typing import Any
 
 from firstkit.engines.engine import Facts, Habits, Launch, Place, ReplicaSpec
-from firstkit.engines.launching import launch_of, option, weights_of
+from firstkit.engines.launching import (
+    json_at,
+    launch_of,
+    option,
+    option_fault,
+    tokens_of,
+    version_of,
+    weights_of,
+)
 from firstkit.errors import ConfigError
 
 OWNED = (
@@ -25,28 +32,51 @@ OWNED = (
 )
 """Options that FIRST sets, or that would open the engine to others than the pilot."""
 LOGS_PROMPTS = ("enable-log-requests", "enable-log-outputs", "log-config-file")
+_TAKEN = {
+    **dict.fromkeys(OWNED, "FIRST sets it"),
+    **dict.fromkeys(LOGS_PROMPTS, "it would write prompts to the log"),
+}
 METRICS = {
     "running": "vllm:num_requests_running",
     "waiting": "vllm:num_requests_waiting",
     "cache_use": "vllm:kv_cache_usage_perc",
 }
-_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*\Z")
+TALKS = frozenset({"chat", "completions", "responses", "messages", "count_tokens"})
+POOLS = frozenset({"embeddings", "score", "rerank"})
+RANKS = frozenset({"score", "rerank"})
+HEARS = frozenset({"transcriptions", "translations"})
+_BY_TASK = {
+    "embed": POOLS,
+    "embedding": POOLS,
+    "score": RANKS,
+    "classify": RANKS,
+    "transcription": HEARS,
+}
+"""What older versions are told by ``task``."""
 
 
 class Vllm:
     """``args`` are vLLM's own options without the dashes (``max-model-len: 32768``, ``enforce-eager: true``); as many
-    sequences run at a time as ``scale.max_in_flight`` says, unless ``max-num-seqs`` says otherwise."""
+    sequences run at a time as ``scale.max_in_flight`` says, unless ``max-num-seqs`` says otherwise.
+
+    What a model can do is in its folder, which only the cluster sees. So it counts as one that talks, unless its
+    options tell of something else (``runner: pooling``, ``convert: embed``), and the operator says what no option
+    tells: ``capabilities: [transcriptions, translations]`` for Whisper.
+    """
 
     kind = "vllm"
     habits = Habits()
     takes_socket = True
     metric_names = METRICS
-    facts_path: Optional[str] = "/v1/models"
+    facts_paths: tuple[str, ...] = ("/v1/models", "/version")
 
     def check(self, replica: ReplicaSpec) -> None:
         weights_of(replica)
         for name in replica.args:
-            if (fault := _fault(name)) is not None:
+            fault = option_fault(name, _TAKEN, "max-model-len")
+            if fault is None and name.startswith(("ssl-", "allowed-")):
+                fault = "is not allowed: only the pilot talks to the engine"
+            if fault is not None:
                 raise ConfigError(f"{replica.deployment}: args.{name}: {fault}")
 
     def launch(self, replica: ReplicaSpec, place: Place) -> Launch:
@@ -58,26 +88,31 @@ class Vllm:
             python = engine.python or sys.executable
             argv = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", weights]
         argv += ["--served-model-name", replica.model, "--uds", place.address.socket or ""]
-        for name, value in {"max-num-seqs": replica.max_in_flight, **replica.args}.items():
+        # FIRST has a log of requests; in this one the pilot's own would hide what went wrong.
+        usual = {"max-num-seqs": replica.max_in_flight, "disable-uvicorn-access-log": True}
+        for name, value in {**usual, **replica.args}.items():
             argv += option(name, value)
         return launch_of(replica, argv, _environment(place))
 
     def capabilities(self, replica: ReplicaSpec) -> frozenset[str]:
-        if replica.engine.capabilities:
-            return frozenset(replica.engine.capabilities)
-        embeds = replica.args.get("runner") == "pooling" or replica.args.get("task") in ("embed", "embedding")
-        return frozenset({"embeddings"} if embeds else {"chat", "completions"})
+        return frozenset(replica.engine.capabilities) or _told_by(replica.args)
 
     def health_path(self, replica: ReplicaSpec) -> str:  # noqa: ARG002 - the same for all
         return "/health"
 
-    def read_facts(self, body: bytes) -> Facts:
+    def read_facts(self, answers: Mapping[str, bytes]) -> Facts:
         """Out of /v1/models: max_model_len of the first."""
-        try:
-            length = json.loads(body)["data"][0]["max_model_len"]
-        except (ValueError, KeyError, IndexError, TypeError, RecursionError):
-            return Facts()
-        return Facts(context_length=length if type(length) is int and length > 0 else None)
+        length = json_at(answers, "/v1/models", "data", 0, "max_model_len")
+        return Facts(tokens_of(length), version_of("vLLM", json_at(answers, "/version", "version")))
+
+
+def _told_by(args: Mapping[str, Any]) -> frozenset[str]:
+    """What the options tell of the model."""
+    if args.get("convert") == "classify":
+        return RANKS
+    if args.get("runner") == "pooling" or args.get("convert") == "embed":
+        return POOLS
+    return _BY_TASK.get(str(args.get("task")), TALKS)
 
 
 def _environment(place: Place) -> dict[str, str]:
@@ -88,16 +123,3 @@ def _environment(place: Place) -> dict[str, str]:
         if not place.gpus and place.is_bound:
             env["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, place.cpus))
     return env
-
-
-def _fault(name: str) -> Optional[str]:
-    if not _NAME.match(name):
-        return "must be the name of an option of vLLM without the dashes, such as max-model-len"
-    # vLLM takes any beginning of a name for the whole.
-    for taken in (*OWNED, *LOGS_PROMPTS):
-        if taken.startswith(name.removeprefix("no-")):
-            reason = "it would write prompts to the log" if taken in LOGS_PROMPTS else "FIRST sets it"
-            return f"the option '{taken}' is not allowed: {reason}"
-    if name.startswith(("ssl-", "allowed-")):
-        return "is not allowed: only the pilot talks to the engine"
-    return None

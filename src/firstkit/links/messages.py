@@ -153,14 +153,23 @@ class Tail:
 
 @dataclass(frozen=True)
 class ReplicaReport:
-    """One replica as its pilot sees it. ``load_s``: from start to READY. ``log_tail`` only when it FAILED."""
+    """One replica as its pilot sees it. ``load_s``: from start to READY. ``log_tail`` only when it FAILED.
+
+    Of the load as the engine itself tells it, where it does: requests that it has ``running`` and ``waiting``, of which
+    no request of this pilot stands for the ``others``, and ``cache_use``, the share of its cache that is taken.
+    """
 
     replica_id: str
     state: ReplicaState
     in_flight: int = 0
+    running: Optional[int] = None
+    waiting: Optional[int] = None
+    others: int = 0
+    cache_use: Optional[float] = None
     load_s: Optional[float] = None
     context_length: Optional[int] = None
     engine_version: Optional[str] = None
+    revision: Optional[str] = None
     capabilities: tuple[str, ...] = ()
     reason: str = ""
     log_tail: str = ""

@@ -218,6 +218,13 @@ HARMLESS = {
         "max-num-seqs pipeline-parallel-size quantization reasoning-parser runner seed swap-space task "
         "tensor-parallel-size tool-call-parser"
     ),
+    "sglang": (
+        "attention-backend chunked-prefill-size context-length cpu-offload-gb data-parallel-size disable-radix-cache "
+        "dp-size dtype enable-cache-report enable-torch-compile ep-size grammar-backend is-embedding kv-cache-dtype "
+        "max-prefill-tokens max-queued-requests max-running-requests max-total-tokens mem-fraction-static page-size "
+        "pipeline-parallel-size pp-size quantization random-seed reasoning-parser sampling-backend schedule-policy "
+        "tensor-parallel-size tool-call-parser tp-size"
+    ),
     "llamacpp": "batch-size ctx-size embeddings n-gpu-layers pooling threads ubatch-size",
 }
 """Options that size and tune an engine. Others may load code (``trust-remote-code``, plugins, class names), read files

@@ -22,7 +22,7 @@ from firstkit.wire import WireError, decode
 OK, WARNING, FAILED = "ok", "warning", "failed"
 TRIAL_RESULT = "trial.json"
 LEAST_FREE_BYTES = 1024**3
-PACKAGES = {"llamacpp": "xllamacpp", "vllm": "vllm"}
+PACKAGES = {"llamacpp": "xllamacpp", "vllm": "vllm", "sglang": "sglang"}
 """Kind of engine -> what our own Python has to have when the engine names no program."""
 OF_ONE_HOST = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs", "overlay", "zfs", "ramfs"})
 

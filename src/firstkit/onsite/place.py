@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from firstkit.engines.engine import Address, Engine, Place
 from firstkit.ids import new_secret
@@ -14,6 +14,8 @@ from firstkit.onsite.allotment import Share, gpu_environment
 SOCKET = "engine.sock"
 LOG = "engine.log"
 KEY_FILE = "engine.key"
+_OURS = frozenset({SOCKET, KEY_FILE, "tmp", "cache"})
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
 REPLICA_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")
 """Ids become names of folders."""
 _KEPT = frozenset(
@@ -39,11 +41,23 @@ def make_place(folder: str, engine: Engine, share: Share) -> Place:
     return Place(folder, cpus, share.gpus, Address(port=free_port()), key, key_file, share.is_bound)
 
 
-def clear_place(folder: str) -> None:
-    """Remove what an ended engine has no use for; its log stays. What cannot be removed stays too."""
+def write_files(folder: str, files: Mapping[str, str]) -> None:
+    """Write what an engine wants to read there, for this user alone. Raises ValueError for a name that is no name of a
+    file in that folder, or belongs to something else, and OSError."""
+    for name in files:
+        if not _FILE_NAME.match(name) or name in _OURS or name.startswith(LOG):
+            raise ValueError(f"{name[:100]!r} is no name for a file of an engine")
+    for name, text in files.items():
+        with open(os.path.join(folder, name), "w", encoding="utf-8", opener=_private) as file:
+            file.write(text)
+
+
+def clear_place(folder: str, files: Iterable[str] = ()) -> None:
+    """Remove what an ended engine has no use for, its ``files`` too; its log stays. What cannot be removed stays as
+    well."""
     import shutil
 
-    for name in (SOCKET, KEY_FILE):
+    for name in (SOCKET, KEY_FILE, *files):
         try:
             os.unlink(os.path.join(folder, name))
         except OSError:

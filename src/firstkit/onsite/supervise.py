@@ -8,6 +8,7 @@ import os
 import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Optional
 
 from firstkit.clock import monotonic
@@ -18,7 +19,8 @@ from firstkit.onsite import logfile, probe
 from firstkit.onsite.allotment import Share
 from firstkit.onsite.children import Child, spawn
 from firstkit.onsite.inflight import InFlight
-from firstkit.onsite.place import LOG, clear_place, environment, is_port_free, make_place
+from firstkit.onsite.loadwatch import LoadWatch, Told
+from firstkit.onsite.place import LOG, clear_place, environment, is_port_free, make_place, write_files
 from firstkit.schedulers.processes import manner
 from firstkit.states import ReplicaState, advance
 
@@ -34,12 +36,14 @@ OPEN_STATES = (ReplicaState.READY, ReplicaState.DRAINING)
 
 @dataclass(frozen=True)
 class Rhythm:
-    """When an engine is asked for its health, in seconds, and how many misses in a row are too many."""
+    """When an engine is asked for its health, in seconds, and how many misses in a row are too many. ``load_s``: so
+    often for its load."""
 
     while_loading_s: float = 0.05
     when_ready_s: float = 5.0
     timeout_s: float = 5.0
     misses: int = 3
+    load_s: float = 2.0
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,8 @@ class Replica:
         self._reason = ""
         self._log_tail = ""
         self._facts = Facts()
+        self._files: tuple[str, ...] = ()
+        self._load: Optional[LoadWatch] = None
         self._load_s: Optional[float] = None
         self._requests: Optional[InFlight] = None
         self._child: Optional[Child] = None
@@ -115,13 +121,19 @@ class Replica:
             await self._requests.wait_empty(TAILS_S)
 
     def report(self) -> ReplicaReport:
+        told = Told() if self._load is None else self._load.told
         return ReplicaReport(
             replica_id=self.spec.replica_id,
             state=self.state,
             in_flight=self.in_flight,
+            running=told.load.running,
+            waiting=told.load.waiting,
+            others=told.others,
+            cache_use=told.load.cache_use,
             load_s=self._load_s,
             context_length=self._facts.context_length,
             engine_version=self._facts.version,
+            revision=self.spec.revision,
             capabilities=tuple(sorted(self._engine.capabilities(self.spec))),
             reason=self._reason,
             log_tail=self._log_tail,
@@ -156,6 +168,8 @@ class Replica:
 
     def _spawn(self, place: Place) -> Child:
         launch = self._engine.launch(self.spec, place)
+        write_files(self._folder, launch.files)
+        self._files = tuple(launch.files)
         env = {**environment(place, self._around.env), **launch.env}
         output = logfile.open_log(self.log_path)
         try:
@@ -189,15 +203,19 @@ class Replica:
         self._load_s = round(monotonic() - started, 3)
         self._facts = await self._read_facts(place)
         self._requests = requests
+        names, get = self._engine.metric_names, partial(self._get, place)
+        self._load = LoadWatch(get, names, lambda: self.in_flight, self._around.on_change)
         self._move(ReplicaState.READY, "")
-        await self._until_ill(place, path)
+        watching = asyncio.get_running_loop().create_task(self._load.run(self._around.rhythm.load_s))
+        try:
+            await self._until_ill(place, path)
+        finally:
+            watching.cancel()
         return "stopped answering its health check"
 
     async def _read_facts(self, place: Place) -> Facts:
-        if self._engine.facts_path is None:
-            return Facts()
-        status, body = await self._get(place, self._engine.facts_path)
-        return self._engine.read_facts(body) if status == 200 else Facts()
+        answers = {path: await self._get(place, path) for path in self._engine.facts_paths}
+        return self._engine.read_facts({path: body for path, (status, body) in answers.items() if status == 200})
 
     async def _until_ill(self, place: Place, path: str) -> None:
         rhythm, misses = self._around.rhythm, 0
@@ -254,5 +272,5 @@ class Replica:
             self._move(ReplicaState.FAILED, reason)
         if self._requests is not None:
             asyncio.get_running_loop().call_later(FORCE_TAILS_S, self._requests.fail, f"the engine ended: {reason}")
-        clear_place(self._folder)
+        clear_place(self._folder, self._files)
         self._around.on_change()

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from firstkit.engines.answer import ERROR_CHARS, PARSED_WHOLE_BYTES, AnswerMeter
+from firstkit.engines.answer import AnswerMeter
+from firstkit.engines.body import PARSED_WHOLE_BYTES, SIGNED_BYTES
+from firstkit.engines.reported import ERROR_CHARS
 from firstkit.links.messages import Head, Open, Outcome, Tail, Usage
 from unit.engines.support import DONE, chunk, data, request, usage_chunk
 
@@ -320,6 +322,22 @@ def test_heads(stream: bool, status: int, kind: str, outcome: Outcome, is_passed
     tail = meter.end(2.0)
     assert tail.outcome is outcome
     assert tail.usage == (Usage(ESTIMATE, 0, True) if outcome is Outcome.COMPLETE else Usage(0, 0))
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "outcome"),
+    [
+        (500, b'{"error": {"message": "image input is not supported"}}', Outcome.REJECTED),
+        (500, b'{"error": {"message": "out of memory"}}', Outcome.FAILED),
+        (500, b" " * SIGNED_BYTES + b"input is not supported", Outcome.FAILED),
+        (400, b"out of memory", Outcome.REJECTED),
+    ],
+)
+def test_what_a_request_asks_in_vain_is_no_failure_of_its_engine(status: int, text: bytes, outcome: Outcome) -> None:
+    meter = AnswerMeter(request(stream=False), 0.0, (b"is too large", b" input is not supported"))
+    meter.head(status, "application/json")
+    assert b"".join(meter.feed(piece, 1.0) for piece in (text[:30], text[30:])) == text
+    assert meter.end(2.0).outcome is outcome
 
 
 @pytest.mark.parametrize("outcome", [Outcome.TIMEOUT, Outcome.FAILED, Outcome.CANCELLED])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from firstkit.engines.answer import BODY_LIMIT_BYTES, REFUSAL_LIMIT_BYTES
+from firstkit.engines.body import BODY_LIMIT_BYTES, REFUSAL_LIMIT_BYTES
 from firstkit.engines.engine import Habits
 from firstkit.engines.sse import EVENT_LIMIT_BYTES
 from firstkit.links.messages import Outcome

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from firstkit.engines.answer import BYTES_PER_TOKEN
 from firstkit.engines.engine import Address, Habits
 from firstkit.engines.http import EngineClient, Target
+from firstkit.engines.reported import BYTES_PER_TOKEN
 from firstkit.links.messages import Head, Open, Outcome, Usage
 from firstkit.testing.fake_engine import GarbageEngine
 from unit.engines.support import CHAT, EVENTS, GOOD, Collected, Fake, Script, alone, chunk, chunked, send

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,8 +29,9 @@ class FakeAdapter:
     def __init__(self, behaviour: str = "QuickEngine", takes_socket: bool = True, **options: object) -> None:
         self.habits = Habits()
         self.metric_names: dict[str, str] = {}
+        self.files: dict[str, str] = {}
         self.takes_socket = takes_socket
-        self.facts_path: str | None = "/v1/models"
+        self.facts_paths: tuple[str, ...] = ("/v1/models", "/no/such/path")
         self.places: list[Place] = []
         self._behaviour = behaviour
         self._options = options
@@ -44,8 +46,8 @@ class FakeAdapter:
         for name, value in self._options.items():
             argv += [f"--{name.replace('_', '-')}", str(value)]
         if place.key is None:
-            return Launch(argv)
-        return Launch([*argv, "--key-env", "KEY"], {"KEY": place.key})
+            return Launch(argv, files=self.files)
+        return Launch([*argv, "--key-env", "KEY"], {"KEY": place.key}, self.files)
 
     def capabilities(self, replica: ReplicaSpec) -> frozenset[str]:
         return frozenset({"chat", "completions"})
@@ -53,8 +55,8 @@ class FakeAdapter:
     def health_path(self, replica: ReplicaSpec) -> str:
         return "/health"
 
-    def read_facts(self, body: bytes) -> Facts:
-        return Facts(2048, "fake 1" if b"fake-model" in body else None)
+    def read_facts(self, answers: Mapping[str, bytes]) -> Facts:
+        return Facts(2048, "fake 1" if b"fake-model" in answers["/v1/models"] and len(answers) == 1 else None)
 
 
 @dataclass

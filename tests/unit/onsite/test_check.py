@@ -59,7 +59,7 @@ def test_state_that_cannot_be_kept(tmp_path: Path) -> None:
         (replica(argv=("/no/such/program", "{socket}")), "m@here: program", "/no/such/program is not on"),
         (replica("/no/such/weights"), "m@here: weights", "there is nothing at /no/such/weights"),
         (replica(argv=("x",)), "m@here", "engine.argv"),
-        (replica("/x", kind="vllm", argv=()), "m@here: program", "has no package vllm"),
+        (replica("/x", kind="sglang", argv=()), "m@here: program", "has no package sglang"),
     ],
 )
 def test_what_replicas_lack(spec: ReplicaSpec, what: str, words: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from firstkit.engines.engine import Address, Place
 from firstkit.onsite.allotment import Share
-from firstkit.onsite.place import clear_place, environment, free_port, is_port_free, make_place
+from firstkit.onsite.place import clear_place, environment, free_port, is_port_free, make_place, write_files
 
 SHARE = Share((0, 1), ("GPU-a",), 5)
 
@@ -40,6 +40,31 @@ def test_a_place_with_a_port_has_a_key_in_a_private_file(tmp_path: Path) -> None
     assert mode(Path(places[1].key_file)) == 0o600
     clear_place(places[1].folder)
     assert list((tmp_path / "rep-1").iterdir()) == []
+
+
+def test_files_of_an_engine_are_for_this_user_alone(tmp_path: Path) -> None:
+    os.umask(os.umask(0o022))
+    for text in ("api-key: long-one\n", "k: ä\n"):
+        write_files(str(tmp_path), {"sglang.yaml": text, "b": ""})
+        assert (tmp_path / "sglang.yaml").read_text(encoding="utf-8") == text
+        assert mode(tmp_path / "sglang.yaml") == mode(tmp_path / "b") == 0o600
+    (tmp_path / "engine.log").touch()
+    clear_place(str(tmp_path), ("sglang.yaml", "b"))
+    assert [path.name for path in tmp_path.iterdir()] == ["engine.log"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", ".", "..", "../x", "a/b", "/x", ".hidden", "engine.sock", "engine.key", "engine.log", "engine.log.1", "tmp",
+     "a\nb", "a\0", "x" * 101],
+)  # fmt: skip
+def test_a_name_that_is_none_writes_nothing(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    with pytest.raises(ValueError, match="no name for a file of an engine"):
+        write_files(str(folder), {"good": "x", name: "x"})
+    assert list(folder.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [folder]
 
 
 def test_of_counted_cores_an_engine_is_told_no_more_than_there_are(tmp_path: Path) -> None:

@@ -61,6 +61,58 @@ async def test_the_key_of_a_port_is_in_no_argument(bench: Bench) -> None:
     assert key not in " ".join(bench.engine().cmdline())
 
 
+async def test_files_are_there_for_the_engine_and_gone_after_it(bench: Bench) -> None:
+    adapter = FakeAdapter()
+    adapter.files = {"options.yaml": "api-key: secret\n"}
+    replica = bench.start(adapter)
+    await bench.until(READY)
+    path = bench.folder / "replicas" / "rep-1" / "options.yaml"
+    assert path.read_text() == "api-key: secret\n"
+    assert path.stat().st_mode & 0o777 == 0o600
+    await replica.stop(1.0)
+    assert not path.exists()
+
+
+async def test_a_file_elsewhere_is_not_written(bench: Bench) -> None:
+    adapter = FakeAdapter()
+    adapter.files = {"../options.yaml": ""}
+    bench.start(adapter)
+    report = await bench.until(FAILED)
+    assert report.reason == "could not be started: '../options.yaml' is no name for a file of an engine"
+    assert not (bench.folder / "replicas" / "options.yaml").exists()
+
+
+async def test_the_load_of_an_engine_is_reported(bench: Bench) -> None:
+    """Somebody else has two requests at it, the pilot one."""
+    adapter = FakeAdapter(**ENDLESS)
+    adapter.metric_names = {"running": "fake:running"}
+    replica = bench.start(adapter, rhythm=Rhythm(load_s=0.01))
+    await bench.until(READY)
+    bench.ask(100000)
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(chat(100000))
+    writers = [(await asyncio.open_unix_connection("replicas/rep-1/engine.sock"))[1] for _ in range(2)]
+    for writer in writers:
+        writer.write(head + chat(100000))
+    await until(lambda: replica.report().others == 2, "the load")
+    report = replica.report()
+    assert (report.running, report.waiting, report.cache_use, report.in_flight) == (3, None, None, 1)
+    for writer in writers:
+        writer.close()
+    await until(lambda: replica.report().others == 0, "the load to go")
+    assert replica.state is READY
+
+
+async def test_an_engine_whose_load_is_not_known(bench: Bench) -> None:
+    adapter = FakeAdapter()
+    adapter.metric_names = {"running": "r"}
+    replica = bench.start(adapter, rhythm=Rhythm(load_s=0.01))
+    await bench.until(READY)
+    sink = bench.ask()
+    await until(lambda: sink.tail, "the tail")
+    report = replica.report()
+    assert (report.running, report.waiting, report.others, report.cache_use) == (None, None, 0, None)
+
+
 async def test_an_engine_that_cannot_load(bench: Bench) -> None:
     bench.start(FakeAdapter("CrashAtLoadEngine"))
     report = await bench.until(FAILED)
