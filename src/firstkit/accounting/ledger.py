@@ -13,6 +13,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import select
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
 from firstkit.accounting.spool import BAD_LINES, OPENED, UsageEntry, full_segments, lines_of, read_line
@@ -122,6 +123,14 @@ class Loader:
                 file.write(b"\n".join(lines) + b"\n")
         except OSError as exc:
             raise StoreUnavailable("Malformed lines of usage cannot be put aside.") from exc
+
+
+async def entry_of(db: Database, request_id: str) -> UsageEntry | None:
+    """What the ledger has of a request. Raises StoreUnavailable."""
+    async with db.read() as conn:
+        found = await conn.execute(select(usage_table).where(usage_table.c.request_id == request_id))
+        row = found.mappings().one_or_none()
+    return None if row is None else UsageEntry(**row)
 
 
 async def again_and_again(work: Callable[[], Awaitable[object]]) -> None:

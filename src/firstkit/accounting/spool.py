@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, BinaryIO, Literal
 
 import msgspec
 from msgspec import Meta
@@ -27,6 +27,9 @@ from firstkit.links.messages import Outcome
 _SEGMENT = re.compile(r"usage-(\d+)\.jsonl")
 BAD_LINES = "usage-bad.jsonl"
 NEW = "usage-new"
+MOST_SEARCHED_BYTES = 32 * 1024 * 1024
+"""Of what was written last, where the end of one request is looked for: that of minutes under full load."""
+_SEARCHED_AT_ONCE = 256 * 1024
 MOST_FULL = 3
 """So many files wait to be loaded at most; then the newest grows."""
 
@@ -36,6 +39,7 @@ _Prefix = Annotated[str, Meta(max_length=32)]
 _Model = Annotated[str, Meta(max_length=300)]
 _Endpoint = Annotated[str, Meta(max_length=100)]
 _Cluster = Annotated[str, Meta(max_length=200)]
+_Origin = Annotated[str, Meta(max_length=200)]
 _Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 _Time = Annotated[datetime, Meta(tz=True)]
 _Ending = Literal["complete", "rejected", "failed", "timeout", "cancelled", "lost"]
@@ -73,6 +77,8 @@ class UsageEntry(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", ta
     queue_s: float
     ttft_s: float | None
     duration_s: float
+    engine: _Origin | None = None
+    revision: _Origin | None = None
 
     @classmethod
     def lost(cls, opened: OpenEntry) -> UsageEntry:
@@ -100,6 +106,8 @@ class UsageEntry(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", ta
 Entry = OpenEntry | UsageEntry
 OPENED = b'{"kind":"open",'
 """How the line of an OpenEntry begins."""
+ENDED = b'{"kind":"usage","request_id":'
+"""How that of a UsageEntry does."""
 _NUL = b"\\u0000"
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[Entry] = msgspec.json.Decoder(Entry)
@@ -157,6 +165,14 @@ class Spool:
         self._unwritten.append(_encoder.encode(entry) + b"\n")
         self._open.pop(entry.request_id, None)
         self.flush()
+
+    def find(self, request_id: str) -> Entry | None:
+        """The entry of a request that is open, or of one that ended and is not written yet."""
+        line = self._open.get(request_id)
+        if line is None:
+            start = _start_of(request_id)
+            line = next((line for line in self._unwritten if line.startswith(start)), None)
+        return None if line is None else read_line(line.strip())
 
     def close_lost(self) -> int:
         """End every request that a dead owner left open, as lost; to be called before the first request. Returns how
@@ -245,6 +261,41 @@ def _refusal(error: OSError) -> StoreUnavailable:
 def full_segments(folder: Path) -> list[Path]:
     """The files that will not be written to any more, oldest first; none where there is no spool yet."""
     return [path for _, path in _segments(folder)[:-1]] if folder.exists() else []
+
+
+def find_ended(folder: Path, request_id: str) -> UsageEntry | None:
+    """How a request ended, where that stands in the last MOST_SEARCHED_BYTES of a spool. May take a while; any thread
+    may look, and never holds the interpreter for long."""
+    left = MOST_SEARCHED_BYTES
+    for _, path in reversed(_segments(folder)):
+        with contextlib.suppress(FileNotFoundError), path.open("rb") as file:  # it has been loaded meanwhile
+            size = file.seek(0, os.SEEK_END)
+            if (line := _line_in(file, _start_of(request_id), max(0, size - left))) is not None:
+                entry = read_line(line)
+                return entry if isinstance(entry, UsageEntry) else None
+            left -= size
+        if left <= 0:
+            break
+    return None
+
+
+def _start_of(request_id: str) -> bytes:
+    """How the line of a UsageEntry begins."""
+    return ENDED + _encoder.encode(request_id) + b","
+
+
+def _line_in(file: BinaryIO, start: bytes, offset: int) -> bytes | None:
+    """The line that begins with ``start``, behind ``offset``."""
+    file.seek(offset)
+    rest = b"\n" if offset == 0 else b""
+    while piece := file.read(_SEARCHED_AT_ONCE):
+        piece = rest + piece
+        at = piece.find(b"\n" + start)
+        if at >= 0:
+            found = piece[at + 1 :]
+            return (found if b"\n" in found else found + file.readline()).partition(b"\n")[0]
+        rest = piece[-len(start) :]
+    return None
 
 
 def _segments(folder: Path) -> list[tuple[int, Path]]:

@@ -19,6 +19,7 @@ class Running:
     """A living replica, and its job as the scheduler shows it."""
 
     id: str
+    job_id: str
     model: str
     cluster: str
     state: ReplicaState
@@ -27,14 +28,20 @@ class Running:
     ready_at: datetime | None
     job_state: JobState
     job_reason: str
+    job_started_at: datetime | None
+    nodes: int
     position: int | None
     starts_at: datetime | None
     ends_at: datetime | None
 
 
 _COLUMNS = [
-    *(replicas.c[name] for name in ("id", "model", "cluster", "state", "created_at", "started_at", "ready_at")),
-    *(jobs.c.state.label("job_state"), jobs.c.reason.label("job_reason")),
+    *(
+        replicas.c[name]
+        for name in ("id", "job_id", "model", "cluster", "state", "created_at", "started_at", "ready_at")
+    ),
+    *(jobs.c.state.label("job_state"), jobs.c.reason.label("job_reason"), jobs.c.started_at.label("job_started_at")),
+    func.coalesce(jobs.c.spec["nodes"].as_integer(), 1).label("nodes"),
     *(jobs.c.position, jobs.c.starts_at, jobs.c.ends_at),
 ]
 

@@ -232,12 +232,29 @@ usage = Table(
     Column("queue_s", Float, nullable=False),
     Column("ttft_s", Float),
     Column("duration_s", Float, nullable=False),
+    Column("engine", String(200)),
+    Column("revision", String(200)),
     CheckConstraint("prompt_tokens >= 0 AND completion_tokens >= 0", name="tokens"),
     _one_of("outcome", Outcome),
     Index(None, "project_id", "at"),
     Index(None, "user_id", "at"),
     Index(None, "at"),
 )
+
+responses = Table(
+    "responses",
+    metadata,
+    Column("user_id", String(64), primary_key=True),
+    Column("id", String(100), primary_key=True),
+    Column("model", String(300), nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+    Column("expires_at", UtcTime, nullable=False),
+    Column("input", Text, nullable=False),
+    Column("response", Text, nullable=False),
+    Index(None, "expires_at"),
+)
+"""Answers that their owner wanted to be kept, for as long as the operator allows: JSON as it was said. An id is one of
+an owner's: what others have shows in no way."""
 
 audit = Table(
     "audit",

@@ -53,7 +53,7 @@ async def test_moves_every_value(spool: Spool, loader: Loader, db: Database) -> 
         **{"request_id": "a", "at": AT, "user_id": "u1", "project_id": "p1", "key_prefix": "abcdefghijkl"},
         **{"model": "m", "endpoint": "chat", "cluster": "here", "replica_id": "r1", "outcome": "failed"},
         **{"prompt_tokens": 10, "completion_tokens": 5, "estimated": True},
-        **{"queue_s": 0.1, "ttft_s": None, "duration_s": 1.0},
+        **{"queue_s": 0.1, "ttft_s": None, "duration_s": 1.0, "engine": None, "revision": None},
     }
     assert full_segments(spool.folder) == []
 

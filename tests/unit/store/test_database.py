@@ -12,6 +12,7 @@ from typing import cast
 from urllib.parse import urlsplit
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
@@ -24,7 +25,7 @@ from firstkit.clock import now
 from firstkit.errors import ConfigError, StoreUnavailable
 from firstkit.store import database, schema
 from firstkit.store.database import Database
-from firstkit.store.tables import metadata, projects
+from firstkit.store.tables import metadata, projects, usage
 
 
 def _project(name: str) -> dict[str, object]:
@@ -159,6 +160,10 @@ async def test_without_migration_an_empty_database_is_refused(database_url: str)
 
 
 async def test_migrated_schema_is_that_of_the_tables(db: Database) -> None:
+    await _check_schema(db)
+
+
+async def _check_schema(db: Database) -> None:
     async with db.begin() as conn:
         assert await conn.run_sync(_differences) == []
         assert await conn.run_sync(_checks) == {
@@ -169,6 +174,31 @@ async def test_migrated_schema_is_that_of_the_tables(db: Database) -> None:
             }
             for name, table in metadata.tables.items()
         }
+        assert await conn.run_sync(_keys) == {
+            name: [column.name for column in table.primary_key] for name, table in metadata.tables.items()
+        }
+
+
+async def test_the_last_version_can_be_left_and_reached_again(db: Database) -> None:
+    """What was there before it is there afterwards, and so are the rules."""
+    known = {"request_id": "r", "user_id": "u", "project_id": "p", "key_prefix": "k", "model": "m", "endpoint": "e"}
+    numbers = {"prompt_tokens": 1, "completion_tokens": 2, "queue_s": 0.0, "duration_s": 1.0}
+    row = {**known, **numbers, "at": now(), "outcome": "complete", "estimated": False, "engine": "vllm 1"}
+    async with db.begin() as conn:
+        await conn.execute(insert(usage).values(row))
+        await conn.run_sync(_downgrade, schema.VERSIONS[-2])
+        assert await schema.stored_version(conn) == schema.VERSIONS[-2]
+        with pytest.raises(IntegrityError):
+            async with conn.begin_nested():
+                await conn.execute(text("UPDATE usage SET prompt_tokens = -1"))
+        await schema.migrate(conn)
+        found = (await conn.execute(select(usage))).mappings().one()
+        assert {key: found[key] for key in row} == {**row, "engine": None}
+    await _check_schema(db)
+
+
+def _downgrade(connection: Connection, version: str) -> None:
+    command.downgrade(schema.alembic_config(connection), version)
 
 
 def _differences(connection: Connection) -> list[object]:
@@ -180,6 +210,12 @@ def _checks(connection: Connection) -> dict[str, set[str]]:
     """The names of the CHECKs of each table, which Alembic does not compare."""
     found = inspect(connection)
     return {name: {str(check["name"]) for check in found.get_check_constraints(name)} for name in metadata.tables}
+
+
+def _keys(connection: Connection) -> dict[str, list[str]]:
+    """The columns of the primary key of each table, which Alembic does not compare either."""
+    found = inspect(connection)
+    return {name: found.get_pk_constraint(name)["constrained_columns"] for name in metadata.tables}
 
 
 def test_versions_are_those_of_the_files() -> None:
