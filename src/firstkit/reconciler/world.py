@@ -117,7 +117,11 @@ def _clusters(entry: Mapping[str, Any]) -> Clusters:
 
 
 def _without_traffic(report: PilotReport | None) -> PilotReport | None:
-    """What there is in a report to act on: all but the number of requests under way."""
+    """What there is in a report to act on: all but the requests under way and what they make of the engine."""
     if report is None:
         return None
-    return replace(report, replicas=tuple(replace(replica, in_flight=0) for replica in report.replicas))
+    quiet = [
+        replace(replica, in_flight=0, running=None, waiting=None, others=0, cache_use=None)
+        for replica in report.replicas
+    ]
+    return replace(report, replicas=tuple(quiet))

@@ -12,14 +12,28 @@ from math import inf
 
 from firstkit.links.messages import end_margin_s
 
+NEARLY_FULL = 0.8
+"""Share of an engine's cache."""
 REFRESH_S = 1.0
 """How old what choosing knows of time may be."""
 
 
-def expected_finish(in_flight: int, room: int, slowness: float) -> float:
+def expected_finish(in_flight: int, room: int, slowness: float, burden: float = 0.0) -> float:
     """When one more request would be finished, as a multiple of what a replica of mean speed takes when it is full;
-    infinite where there is no room. ``slowness``: 1 is as fast as the mean, 2 half as fast."""
-    return (in_flight + 1) * slowness / room if in_flight < room else inf
+    infinite where there is no room. ``slowness``: 1 is as fast as the mean, 2 half as fast. ``burden``: so many more
+    requests it is as good as having; they take no room, for they may be gone."""
+    return (in_flight + 1 + burden) * slowness / room if in_flight < room else inf
+
+
+def burden(room: int, others: int, waiting: int, cache_use: float) -> float:
+    """What the engine's own numbers add to the requests that a replica has, in requests: twice its room at most.
+
+    ``others`` are at work there like ours. Those that wait inside the engine count once more: it does not take on what
+    it has. A cache that is taken to more than NEARLY_FULL soon makes it put off some of them; a full one counts as half
+    of its room.
+    """
+    fullness = max(0.0, cache_use - NEARLY_FULL) / (1 - NEARLY_FULL)
+    return min(2.0 * room, others + waiting + fullness * room / 2)
 
 
 def time_left(born_at: float, ends_at: float, now: float, need_s: float) -> tuple[float, float]:

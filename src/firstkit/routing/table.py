@@ -17,6 +17,16 @@ from firstkit.routing.retries import RetryBudget
 from firstkit.routing.wish import ANYWHERE, Wish
 from firstkit.states import ReplicaState
 
+MOST_TOLD = 200
+"""Longest name of an engine or a revision, in characters."""
+ORIGIN = {
+    "cluster": b"x-first-cluster",
+    "replica": b"x-first-replica",
+    "engine": b"x-first-engine",
+    "revision": b"x-first-revision",
+}
+"""The header by which an answer says each thing of where it comes from."""
+
 
 @dataclass(slots=True, eq=False)
 class Route:
@@ -43,26 +53,49 @@ class Route:
     """Until it must have finished what it has; minus infinity on a cluster that is closed."""
     has_time: bool = True
     """Whether that is enough for most requests."""
+    burden: float = 0.0
+    """By the engine's own numbers; see ``choose.burden``."""
+    engine: str | None = None
+    """The engine and its version, as it says it."""
+    revision: str | None = None
+    """Of the weights."""
     slot: int = -1
     """Place in its pool, -1 outside of one."""
     where: bytes = field(init=False)
-    """The header line by which an answer says where it comes from."""
+    """The header lines by which an answer says where it comes from."""
 
     def __post_init__(self) -> None:
-        self.where = b"x-first-cluster: %b\r\n" % self.cluster.encode()
+        self.where = self._where()
+
+    @property
+    def origin(self) -> dict[str, str | None]:
+        """Where an answer comes from, so that it can be cited."""
+        here = {"cluster": self.cluster, "replica": self.replica_id, "engine": self.engine, "revision": self.revision}
+        return {**here, "model": self.model}
+
+    def tell_origin(self, engine: str | None, revision: str | None) -> None:
+        """It is known which engine, and which weights, this replica has."""
+        told = _line(engine), _line(revision)
+        if told != (self.engine, self.revision):
+            self.engine, self.revision = told
+            self.where = self._where()
+
+    def _where(self) -> bytes:
+        told = [(name, value) for key, name in ORIGIN.items() if (value := self.origin[key]) is not None]
+        return b"".join(b"%b: %b\r\n" % (name, _ascii(value)) for name, value in told)
 
     @property
     def finish(self) -> float:
         """When it would finish one more request, see ``expected_finish``; infinite while it takes no new ones."""
         if self.has_time and self.state is ReplicaState.READY and self.breaker.lets_pass:
-            return expected_finish(self.in_flight, self.max_in_flight, self.slowness)
+            return expected_finish(self.in_flight, self.max_in_flight, self.slowness, self.burden)
         return inf
 
     @property
     def finish_in_time(self) -> float:
         """The same for a request that is known to end before the replica does."""
         if self.state is ReplicaState.READY and self.breaker.lets_pass:
-            return expected_finish(self.in_flight, self.max_in_flight, self.slowness)
+            return expected_finish(self.in_flight, self.max_in_flight, self.slowness, self.burden)
         return inf
 
     @property
@@ -273,3 +306,13 @@ class RoutingTable:
     def routes(self) -> Iterator[Route]:
         for pool in self.pools.values():
             yield from pool.routes
+
+
+def _line(text: str | None) -> str | None:
+    """What a pilot tells, as it may be stored and shown."""
+    return None if text is None else "".join(letter if letter.isprintable() else "?" for letter in text[:MOST_TOLD])
+
+
+def _ascii(text: str) -> bytes:
+    """``text`` as it may stand in a header."""
+    return text.encode("ascii", "replace")

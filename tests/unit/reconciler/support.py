@@ -65,6 +65,7 @@ def deployment(name: str = "m@here", **values: Any) -> ResolvedDeployment:
     known: dict[str, Any] = {
         "engine": EngineSpec("command", argv=("x", "{socket}")),
         "weights": None,
+        "revision": None,
         "args": {},
         "resources": ONE_CORE,
         "scale": Scale(max=4, max_in_flight=4),

@@ -218,7 +218,7 @@ async def test_a_row_that_was_never_submitted_is_closed_and_replaced(db: Databas
 
 
 async def test_nothing_is_stopped_while_the_demand_is_unknown(db: Database) -> None:
-    here = await bench(db, QuickCluster())
+    here = await bench(db, FullCluster())
     await here.passes()
     here.world.gateway_went()
     here.hot = 0

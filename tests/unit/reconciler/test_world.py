@@ -47,6 +47,8 @@ def test_only_what_there_is_to_act_on_is_news(world: World) -> None:
     assert world.hear_pilots({"pilots": {"job-a": said()}})
     assert not world.hear_pilots({"pilots": {"job-a": said(in_flight=3)}})
     assert world.reports["job-a"].replicas[0].in_flight == 3
+    loaded = ReplicaReport("rep-a", ReplicaState.READY, 3, running=9, waiting=2, others=8, cache_use=0.9)
+    assert not world.hear_pilots({"pilots": {"job-a": to_dict(PilotReport("job-a", (loaded,)))}})
     assert world.hear_pilots({"pilots": {"job-a": None}})
     assert world.reports == {}
 

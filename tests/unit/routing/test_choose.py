@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from firstkit.links.messages import END_MARGIN_S
 from firstkit.onsite import pilot
-from firstkit.routing.choose import REFRESH_S, choose, expected_finish, prefer, time_left
+from firstkit.routing.choose import NEARLY_FULL, REFRESH_S, burden, choose, expected_finish, prefer, time_left
 
 SHARES = [0.0, 0.25, 0.5, 0.75, 1.0, 1.5, inf]
 lists = st.lists(st.sampled_from(SHARES) | st.floats(0, 2), max_size=12)
@@ -67,6 +67,36 @@ def test_more_requests_and_slower_replicas_finish_later(in_flight: int, room: in
         assert finish < expected_finish(in_flight + 1, room, slowness)
         assert finish < expected_finish(in_flight, room, slowness * 1.1)
         assert expected_finish(2 * in_flight + 1, 2 * room, slowness) == finish, "twice the room takes twice as many"
+
+
+shares = st.floats(0, 1)
+few = st.integers(0, 100)
+
+
+@given(st.integers(1, 64), few, few, shares)
+def test_an_engine_that_says_it_is_busy_finishes_later(room: int, others: int, waiting: int, cache_use: float) -> None:
+    assert burden(room, 0, 0, min(cache_use, NEARLY_FULL)) == 0, "a cache that is used does no harm"
+    found = burden(room, others, waiting, cache_use)
+    assert 0 <= found <= 2 * room
+    assert found >= min(2 * room, others + waiting)
+    assert found <= burden(room, others + 1, waiting, cache_use) <= found + 1 + 1e-9
+    assert found <= burden(room, others, waiting + 1, cache_use)
+    assert found <= burden(room, others, waiting, 1.0) <= found + room / 2 + 1e-9
+
+
+@given(st.integers(0, 20), st.integers(1, 20), st.floats(0.25, 4), st.floats(0, 40) | st.integers(0, 20).map(float))
+def test_a_burden_takes_no_room(in_flight: int, room: int, slowness: float, burdened: float) -> None:
+    """It may be gone already: a replica that has room for us is late at most, never closed."""
+    finish, free = expected_finish(in_flight, room, slowness, burdened), expected_finish(in_flight, room, slowness)
+    assert (finish == inf) == (free == inf)
+    assert finish >= free
+    if burdened == int(burdened) and in_flight + burdened < room:
+        assert finish == expected_finish(in_flight + int(burdened), room, slowness), "it counts like requests of ours"
+
+
+def test_a_full_cache_is_as_bad_as_half_of_the_room() -> None:
+    assert [burden(16, 0, 0, share) for share in (0.0, 0.8, 1.0)] == [0, 0, 8]
+    assert 3.9 < burden(16, 0, 0, 0.9) < 4.1
 
 
 def test_a_pilot_leaves_when_we_think_it_does() -> None:

@@ -98,6 +98,13 @@ class Table(RuleBasedStateMachine):
         else:
             pool.refresh()
 
+    @precondition(lambda self: self.present)
+    @rule(data=st.data(), burden=st.sampled_from([0.0, 0.5, 4.0]))
+    def burden(self, data: st.DataObject, burden: float) -> None:
+        burdened = data.draw(st.sampled_from(self.present))
+        burdened.burden = burden
+        self.table.pools[burdened.model].changed(burdened)
+
     @rule(seconds=st.sampled_from([0.3, 1, 5, 30]))
     def wait(self, seconds: float) -> None:
         self.clock.now += seconds
@@ -188,6 +195,16 @@ def test_requests_spread_among_equals() -> None:
     pool = pool_of(*(route(f"rep-{i}", most=2) for i in range(3)))
     taken = [pool.take() for _ in range(6)]
     assert [each.replica_id for each in taken if each] == ["rep-0", "rep-1", "rep-2"] * 2
+    assert pool.take() is None
+
+
+def test_a_replica_with_a_burden_comes_behind_equals_and_is_taken_when_they_are_full() -> None:
+    busy, other = route("rep-1"), route("rep-2")
+    pool = pool_of(busy, other)
+    busy.burden = 2.0
+    pool.changed(busy)
+    taken = [pool.take() for _ in range(8)]
+    assert [each.replica_id for each in taken if each] == ["rep-2"] + ["rep-2", "rep-1"] * 3 + ["rep-1"]
     assert pool.take() is None
 
 
