@@ -85,6 +85,12 @@ class ClusterNotFound(NotFound):
     code = "cluster_not_found"
 
 
+class UnsupportedFramework(InvalidRequest):
+    """There is no such framework on this cluster."""
+
+    code = "unsupported_framework"
+
+
 class MethodNotAllowed(ApiError):
     """This path does not take this method."""
 
@@ -149,6 +155,12 @@ class ReplicasFailing(ApiError):
     """All replicas of this model failed the requests before this one; they are tried again soon."""
 
     status, type, code, retryable = 503, "server_error", "replicas_failing", True
+
+
+class ClusterUnderMaintenance(ApiError):
+    """The cluster takes no requests now: it is drained, or in maintenance."""
+
+    status, type, code, retryable = 503, "server_error", "cluster_under_maintenance", True
 
 
 class AtCapacity(ApiError):

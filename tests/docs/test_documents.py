@@ -58,7 +58,7 @@ def blocks(*languages: str) -> list[tuple[str, Block]]:
 
 
 def test_every_block_names_its_language() -> None:
-    known = {"", "console", "yaml", "json", "python", "text", "ini"}
+    known = {"", "console", "yaml", "json", "python", "javascript", "text", "ini"}
     assert {block.language for page in PAGES.values() for block in page.blocks} <= known
 
 

@@ -108,6 +108,18 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
         with_deployment(engine={"kind": "vllm"}),
         f"  {D}.weights: an engine of kind 'vllm' needs the path of the weights",
     ),
+    (
+        with_deployment(engine={"kind": "sglang"}),
+        f"  {D}.weights: an engine of kind 'sglang' needs the path of the weights",
+    ),
+    (
+        with_deployment(engine={**COMMAND, "capabilities": ["chatt"]}),
+        f"  {D}.engine.capabilities[0]: 'chatt' is not allowed: must be one of chat, completions, embeddings",
+    ),
+    (
+        with_deployment(engine={**COMMAND, "capabilities": ["tasks/Two Words"]}),
+        f"  {D}.engine.capabilities[0]: 'tasks/Two Words' is not allowed: must be one of",
+    ),
     (with_deployment(engine="vllm"), f"  {D}.engine: 'vllm' is not an engine of here; allowed: none are defined"),
     (with_deployment({"here": {"engines": {"x": COMMAND}}}, engine="y"), "'y' is not an engine of here; allowed: x"),
     (

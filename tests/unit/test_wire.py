@@ -41,7 +41,7 @@ objects = st.dictionaries(st.text(max_size=5), json_values, max_size=3)
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 engines = st.builds(EngineSpec)
 replicas = st.builds(ReplicaSpec, args=objects, engine=engines, load_timeout_s=numbers)
-reports = st.builds(ReplicaReport, load_s=st.none() | numbers)
+reports = st.builds(ReplicaReport, load_s=st.none() | numbers, cache_use=st.none() | numbers)
 MESSAGES = {
     Resources: st.builds(Resources),
     JobSpec: st.builds(JobSpec, pilot=objects),

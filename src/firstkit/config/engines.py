@@ -6,21 +6,21 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from firstkit.config.kinds import Section
+from firstkit.config.kinds import Capability, Section
 from firstkit.engines.engine import EngineSpec
 
 
 class Engine(Section):
     """An engine: how the program of some kind is started here, or where a service is."""
 
-    kind: Literal["llamacpp", "vllm", "command", "external"]
+    kind: Literal["llamacpp", "vllm", "sglang", "command", "external"]
     python: str | None = None
     binary: str | None = None
     argv: tuple[str, ...] = ()
     env: dict[str, str] = {}
     setup: str | None = None
     health: str = "/health"
-    capabilities: tuple[Literal["chat", "completions", "embeddings"], ...] = ()
+    capabilities: tuple[Capability, ...] = ()
     url: str | None = None
     model: str | None = None
     api_key_env: str | None = None

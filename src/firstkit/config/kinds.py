@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from firstkit.engines.engine import CAPABILITIES
+
 GIB = 1024**3
 LONGEST_S = 100 * 365 * 86400.0
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -59,12 +61,19 @@ def _text(value: str) -> str:
     return value
 
 
+def _capability(value: str) -> str:
+    if value not in CAPABILITIES and not re.fullmatch(r"tasks/[a-z0-9][a-z0-9_-]{0,49}", value):
+        raise ValueError(f"must be one of {', '.join(CAPABILITIES)}, or tasks/NAME")
+    return value
+
+
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(ge=0, le=LONGEST_S)]
 Name = Annotated[str, AfterValidator(_name)]
 ModelName = Annotated[str, AfterValidator(_model_name)]
 HostPort = Annotated[str, AfterValidator(_listen)]
 Folder = Annotated[Path, AfterValidator(_folder)]
 Line = Annotated[str, AfterValidator(_text)]
+Capability = Annotated[str, AfterValidator(_capability)]
 
 
 class Section(BaseModel):

@@ -14,7 +14,7 @@ class Weights(Section):
     """Where the weights are on the cluster: a path, absolute or below ``models_root``, and the revision they are of."""
 
     path: str
-    revision: str | None = None
+    revision: Line | None = Field(default=None, max_length=200)
 
 
 class DeploymentResources(Section):

@@ -23,6 +23,7 @@ class Server(Section):
     max_waiting: int = Field(default=256, ge=1)
     idle_timeout: Seconds = Field(default=300.0, gt=0)
     total_timeout: Seconds = Field(default=3600.0, gt=0)
+    keep_responses: Seconds = 0.0
     orphan_timeout: Seconds = Field(default=1800.0, gt=0)
 
     @model_validator(mode="after")

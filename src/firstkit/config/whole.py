@@ -13,6 +13,7 @@ from firstkit.config.kinds import ModelName, Name, Section
 from firstkit.config.models import Deployment, Model, Scale, Weights
 from firstkit.config.server import Auth, Limits, Server
 from firstkit.engines.engine import EngineSpec, ReplicaSpec
+from firstkit.engines.registry import OF_FILES
 from firstkit.schedulers.scheduler import Resources
 from firstkit.schedulers.slurm_commands import read_defaults, with_defaults
 
@@ -69,7 +70,7 @@ class Config(Section):
             raise ValueError(
                 f"{where}.engine: an engine of kind 'external' and a cluster of kind 'external' go together"
             )
-        if engine.kind in ("llamacpp", "vllm") and deployment.weights is None:
+        if engine.kind in OF_FILES and deployment.weights is None:
             raise ValueError(f"{where}.weights: an engine of kind '{engine.kind}' needs the path of the weights")
 
     def deployments(self) -> list[ResolvedDeployment]:
@@ -87,7 +88,8 @@ class Config(Section):
         cluster = self.clusters[deployment.cluster]
         engine = deployment.engine
         spec = cluster.engines[engine].spec(engine) if isinstance(engine, str) else engine.spec(engine.kind)
-        weights = deployment.weights.path if isinstance(deployment.weights, Weights) else deployment.weights
+        given = deployment.weights
+        weights, revision = (given.path, given.revision) if isinstance(given, Weights) else (given, None)
         if weights is not None and cluster.models_root is not None:
             weights = str(cluster.models_root / weights)
         return ResolvedDeployment(
@@ -96,6 +98,7 @@ class Config(Section):
             cluster=deployment.cluster,
             engine=spec,
             weights=weights,
+            revision=revision,
             args=dict(deployment.args),
             resources=_with_usual(deployment.resources.resources(), cluster.scheduler),
             scale=deployment.scale,
@@ -111,6 +114,7 @@ class ResolvedDeployment:
     cluster: str
     engine: EngineSpec
     weights: str | None
+    revision: str | None
     args: dict[str, Any]
     resources: Resources
     scale: Scale
@@ -127,6 +131,7 @@ class ResolvedDeployment:
             deployment=self.name,
             engine=self.engine,
             weights=self.weights,
+            revision=self.revision,
             args=self.args,
             needs=self.resources,
             max_in_flight=self.scale.max_in_flight,

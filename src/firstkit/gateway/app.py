@@ -15,9 +15,10 @@ from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Respon
 from firstkit import __version__
 from firstkit.auth.permissions import Scope as KeyScope
 from firstkit.errors import ApiError, InvalidRequest, MethodNotAllowed, NotFound
-from firstkit.gateway import accounts, admin, federation, openai
+from firstkit.gateway import accounts, admin, federation, older, openai, requests, responses
 from firstkit.gateway.guard import error_head_and_body
 from firstkit.gateway.identity import needs
+from firstkit.gateway.paths import spoken_at
 from firstkit.gateway.state import Gateway
 
 _DESCRIPTION = (
@@ -44,9 +45,12 @@ def build_app(gateway: Gateway) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(Exception, _fault)
     openai.install(app)
+    responses.install(app)
+    requests.install(app)
     federation.install(app)
     admin.install(app)
     accounts.install(app)
+    older.install(app)
     _install_docs(app)
     return app
 
@@ -89,10 +93,11 @@ def _assets() -> dict[str, Path]:
     return {path.name: path for path in folder.iterdir() if path.is_file()}
 
 
-async def _api_error(_: Request, error: Exception) -> Response:
+async def _api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)  # noqa: S101 - registered for this class
-    headers, body = error_head_and_body(error)
-    response = Response(body, status_code=error.status)
+    dialect = spoken_at(request.scope["path"])
+    headers, body = error_head_and_body(error, dialect.error(error, ""))
+    response = Response(body, status_code=dialect.status(error))
     response.raw_headers = headers
     return response
 

@@ -5,17 +5,23 @@ The body stays a mapping of raw JSON values: what we do not edit reaches the eng
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
 from firstkit.errors import InvalidRequest
+from firstkit.gateway.answering import Answering, HeldEnd, Signed, SignedChunks, Straight, Timed, WholeEvents
+from firstkit.gateway.apis import CHAT, COMPLETIONS, MESSAGES_API, RESPONSES_API, Api
+from firstkit.gateway.forms import Form
+from firstkit.gateway.media import check_fields, check_messages
 from firstkit.gateway.request import Account, RequestHead
 from firstkit.links.messages import Open
 from firstkit.routing.table import Route
 from firstkit.routing.wish import ANYWHERE, Wish
+from firstkit.translation import messages, responses
+from firstkit.translation.messages_answer import MessageAnswer
+from firstkit.translation.responses_answer import ResponseAnswer, described
 
 Body = dict[str, msgspec.Raw]
 T = TypeVar("T")
@@ -25,28 +31,8 @@ REFUSED_FIELDS = frozenset(
 )
 """Fields by which a client would run code in, or read memory of, an engine (facts of vLLM's advisories)."""
 MAX_WAIT_LIMIT_S = 3600.0
-
-
-@dataclass(frozen=True, slots=True)
-class Api:
-    """One inference path: its capability and the field that must be there."""
-
-    path: str
-    capability: str
-    required: str
-    streams: bool = True
-
-    @property
-    def endpoint(self) -> str:
-        return self.path.removeprefix("/v1/")
-
-
-CHAT = Api("/v1/chat/completions", "chat", "messages")
-COMPLETIONS = Api("/v1/completions", "completions", "prompt")
-EMBEDDINGS = Api("/v1/embeddings", "embeddings", "input", streams=False)
-APIS = {api.path: api for api in (CHAT, COMPLETIONS, EMBEDDINGS)}
-PINNED = "/v1/clusters/"
-"""Before the name of a cluster, and the rest of a path of APIS: the same, on that cluster."""
+_LENGTHS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+_COUNTS = frozenset((*_LENGTHS, "n"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,32 +69,82 @@ class Call:
     timeout_s: float
     owner: Owner
     wish: Wish = ANYWHERE
+    wants_origin: bool = False
+    """Whether the answer itself shall say where it comes from."""
+    keeps: bool = False
+    """Whether its answer is kept for its owner, before the end of it is told."""
+    previous: str | None = None
+    """The id of the kept answer that it goes on from."""
+    is_older: bool = False
+    """Whether it came by the paths of the older service, whose plain answers say how fast they came."""
+    form: Form | None = None
+    """The request, where it came as a form; ``body`` is what was read of it then."""
+
+    @property
+    def _kept(self) -> dict[str, bool | str | None]:
+        """What its answer says of being kept, of which engines know nothing."""
+        return {"store": self.keeps, "previous_response_id": self.previous}
 
     def release_body(self) -> None:
         """Nobody will be sent this request again."""
-        self.body = {}
+        self.body = {"input": self.body["input"].copy()} if self.keeps else {}
+        self.form = None
         self.owner.release_body()
 
-    def for_route(self, route: Route) -> tuple[Open, bytes]:
-        """The request as the replica of ``route`` gets it."""
-        body = dict(self.body)
+    def attempt(self, route: Route) -> tuple[Open, bytes, Answering | None]:
+        """The request as the replica of ``route`` gets it, and what its answer goes through; None: it goes straight.
+
+        Raises InvalidRequest for what cannot be said in the protocol that this replica speaks.
+        """
+        api, body, answering = self._as_spoken_by(route)
         body["model"] = msgspec.Raw(msgspec.json.encode(route.served_name))
-        if self.stream and not self.wants_usage:
+        is_chunked = self.stream and api.dialect is CHAT.dialect
+        is_asked = self.wants_usage and api is self.api
+        if is_chunked and not is_asked:
             options = parse_object(body["stream_options"], "stream_options") if "stream_options" in body else {}
             body["stream_options"] = msgspec.Raw(msgspec.json.encode({**options, "include_usage": TRUE}))
-        encoded = msgspec.json.encode(body)
+        headers = {"x-request-id": self.account.request_id}
+        if self.form is None:
+            encoded = msgspec.json.encode(body)
+        else:
+            encoded = self.form.naming(route.served_name)
+            headers["content-type"] = self.form.content_type
         opening = Open(
             replica_id=route.replica_id,
             method="POST",
-            path=self.api.path,
+            path=api.path,
             body_bytes=len(encoded),
-            headers={"x-request-id": self.account.request_id},
+            headers=headers,
             stream=self.stream,
-            hide_usage=self.stream and not self.wants_usage,
+            hide_usage=is_chunked and not self.wants_usage and api is self.api,
             idle_timeout_s=self.idle_timeout_s,
             timeout_s=self.timeout_s,
         )
-        return opening, encoded
+        return opening, encoded, self._told_by(answering, route)
+
+    def _as_spoken_by(self, route: Route) -> tuple[Api, Body, Answering | None]:
+        """The path and the body in the protocol of a replica, and what its answer goes through."""
+        api = self.api
+        if not api.by_chat or api.capability in route.capabilities:
+            return api, dict(self.body), HeldEnd(self._kept) if api is RESPONSES_API else None
+        if api is MESSAGES_API:
+            return CHAT, messages.to_chat(self.body), MessageAnswer(self.model)
+        answer = ResponseAnswer(self.model, {**described(self.body), **self._kept}, responses.names_of(self.body))
+        return CHAT, responses.to_chat(self.body), answer
+
+    def _told_by(self, answering: Answering | None, route: Route) -> Answering | None:
+        """``answering`` with all that is added to what an engine says; None where that is nothing."""
+        if not self.stream:
+            if self.wants_origin:
+                answering = Signed(answering or Straight(), route.origin)
+            return Timed(answering) if self.is_older else answering
+        end = self.api.dialect.done
+        if self.wants_origin and self.api.dialect is CHAT.dialect:
+            kind = "text_completion" if self.api is COMPLETIONS else "chat.completion.chunk"
+            answering = SignedChunks(route.origin, kind, end)
+        elif self.wants_origin:
+            answering = Signed(answering or Straight(None, end), route.origin)
+        return None if answering is None else WholeEvents(answering)
 
 
 def parse_body(data: bytes) -> Body:
@@ -154,26 +190,75 @@ _DECODERS: dict[type, msgspec.json.Decoder[Any]] = {
     kind: msgspec.json.Decoder(kind | None) for kind in (str, bool, int, dict)
 }
 _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_OBJECTS = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
-_CONTAINERS = b"[{"
 _KINDS: dict[type, str] = {str: "a string", bool: "true or false", int: "a whole number", dict: "an object"}
 
 
-def check_body(body: Body, api: Api) -> tuple[str, bool, bool]:
-    """Model, stream and wants_usage of a body; raises InvalidRequest naming the parameter that is wrong."""
+class Asked(NamedTuple):
+    """What is read of a body. ``wants_origin``: see Call."""
+
+    model: str
+    stream: bool
+    wants_usage: bool
+    wants_origin: bool
+
+
+def check_body(body: Body, api: Api) -> Asked:
+    """What a body asks for; raises InvalidRequest naming the parameter that is wrong. What is meant for us alone is
+    taken out of it."""
     model = read(body, "model", str, "")
     if not model:
         raise InvalidRequest("'model' is required.", param="model")
-    for field in REFUSED_FIELDS & body.keys():
-        raise InvalidRequest(f"'{field}' is not accepted by this service.", param=field, code="unsupported_field")
-    if _word(body.get(api.required)) in (b"null", b"[]"):
+    for field in body.keys() & (REFUSED_FIELDS | api.refused):
+        if field in REFUSED_FIELDS or not _asks_nothing(body[field]):
+            raise InvalidRequest(f"'{field}' is not accepted by this service.", param=field, code="unsupported_field")
+    if api.tools is not None and "tools" in body:
+        _check_tools(body["tools"], api.tools)
+    if api.required is not None and _word(body.get(api.required)) in (b"null", b"[]"):
         raise InvalidRequest(f"'{api.required}' is required and may not be empty.", param=api.required)
-    for field in ("max_tokens", "max_completion_tokens", "n"):
-        if field in body and read(body, field, int, 1) < 1:
+    for field in _COUNTS & body.keys():
+        if read(body, field, int, 1) < 1:
             raise InvalidRequest(f"'{field}' must be at least 1.", param=field)
-    if api is CHAT:
-        _check_messages(body["messages"])
-    return model, *_check_stream(body, api)
+    said = api.required if api.is_said else None
+    if said is not None:
+        check_messages(body[said], said, takes_text=api is RESPONSES_API)
+    check_fields(body, said, api.is_said)
+    wants_origin = "x_first" in body and read(body, "x_first", bool, False)
+    body.pop("x_first", None)
+    stream, wants_usage = _check_stream(body, api)
+    return Asked(model, stream, wants_usage, wants_origin)
+
+
+_NOTHING = msgspec.Raw(b"null")
+
+
+class _Tool(msgspec.Struct):
+    """One tool, or several under one name."""
+
+    type: str | None = None
+    tools: msgspec.Raw = _NOTHING
+
+
+def _check_tools(tools: msgspec.Raw, allowed: tuple[str, ...], where: str = "tools") -> None:
+    """Only tools that the client runs: by the others the service, or its engine, would call out."""
+    try:
+        asked = _TOOLS.decode(tools) or []
+    except (msgspec.DecodeError, RecursionError):
+        raise InvalidRequest(f"'{where}' must be a list of objects.", param="tools") from None
+    for i, tool in enumerate(asked):
+        if (tool.type or allowed[0]) not in allowed:
+            raise InvalidRequest(
+                f"'{where}[{i}].type' is '{str(tool.type)[:100]}', which this service does not have; "
+                f"allowed: {', '.join(allowed)}.",
+                param="tools",
+                code="unsupported_tool",
+            )
+        if tool.tools is not _NOTHING:
+            if where != "tools":
+                raise InvalidRequest(f"'{where}[{i}]' has tools within tools within tools.", param="tools")
+            _check_tools(tool.tools, allowed, f"tools[{i}].tools")
+
+
+_TOOLS = msgspec.json.Decoder(list[_Tool] | None)
 
 
 def _check_stream(body: Body, api: Api) -> tuple[bool, bool]:
@@ -190,6 +275,11 @@ def _check_stream(body: Body, api: Api) -> tuple[bool, bool]:
     return stream, read(options, "include_usage", bool, False)
 
 
+def _asks_nothing(value: msgspec.Raw) -> bool:
+    view = memoryview(value)
+    return view.nbytes <= 5 and bytes(view) in (b"null", b"false", b"[]", b"{}")
+
+
 def _word(value: msgspec.Raw | None) -> bytes:
     """A value of up to four bytes; of a longer one nothing, since it may be as long as a body. None counts as null."""
     if value is None:
@@ -198,70 +288,9 @@ def _word(value: msgspec.Raw | None) -> bytes:
     return bytes(view) if view.nbytes <= 4 else b""
 
 
-def _check_messages(raw: msgspec.Raw) -> None:
-    """Messages must be a list of objects; media by address is refused: an engine that fetches is an attack."""
-    try:
-        messages = _OBJECTS.decode(raw)
-    except (msgspec.DecodeError, RecursionError):
-        raise InvalidRequest("'messages' must be a list of objects.", param="messages") from None
-    for i, message in enumerate(messages):
-        content = message.get("content")
-        if content is not None and memoryview(content)[0] in _CONTAINERS:
-            for part in _parts(bytes(content)):
-                _check_part(part, f"messages[{i}].content")
-
-
-def _parts(content: bytes) -> list[Any]:
-    """The parts of a message, if any of them could be named ``..._url``, in plain letters or escaped ones."""
-    if b"_url" not in content and b"\\u" not in content:
-        return []
-    try:
-        parts = json.loads(content, object_pairs_hook=_without_twins)
-    except (ValueError, RecursionError):
-        raise InvalidRequest("'content' must be a text or a list of objects.", param="messages") from None
-    return parts if isinstance(parts, list) else [parts]
-
-
-def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of a part. Of two equal keys engines differ in which counts, and we pass parts on as they are."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise InvalidRequest("A part of a message has a key twice.", param="messages")
-    return found
-
-
-def _check_part(part: Any, where: str) -> None:
-    if not isinstance(part, dict):
-        raise InvalidRequest("'content' must be a text or a list of objects.", param="messages")
-    for key, value in part.items():
-        if not key.endswith("_url"):
-            continue
-        url = value.get("url") if isinstance(value, dict) else value
-        if not isinstance(url, str) or not url.startswith("data:"):
-            raise InvalidRequest(f"'{where}.{key}' must be a data: URL; addresses are not fetched.", param="messages")
-
-
-def unpinned(path: str) -> tuple[str, str | None]:
-    """A path without the cluster that it pins, and that cluster."""
-    if not path.startswith(PINNED):
-        return path, None
-    cluster, _, rest = path[len(PINNED) :].partition("/")
-    return f"/v1/{rest}", cluster
-
-
-def pin(head: RequestHead) -> str | None:
-    """The cluster that a request asks for, by its path or by a header."""
-    by_path, by_header = unpinned(head.path)[1], head.get(b"x-first-cluster")
-    if by_path is not None and by_header is not None and by_path != by_header:
-        raise InvalidRequest(
-            "The header 'x-first-cluster' names another cluster than the path.", param="x-first-cluster"
-        )
-    return by_header if by_path is None else by_path
-
-
 def most_tokens(body: Body) -> int | None:
     """How many tokens a checked body asks for at most; None where it does not say."""
-    asked = [read(body, field, int, 0) for field in ("max_tokens", "max_completion_tokens") if field in body]
+    asked = [read(body, field, int, 0) for field in _LENGTHS if field in body]
     return max(asked, default=0) or None
 
 

@@ -6,8 +6,11 @@ from dataclasses import dataclass
 
 from firstkit.engines.familiar import FamiliarHead, learn
 from firstkit.errors import ApiError
-from firstkit.gateway.call import Api, Patience, patience, pin
-from firstkit.gateway.request import RequestHead, api_key, expects_json
+from firstkit.gateway.apis import Api
+from firstkit.gateway.call import Patience, patience
+from firstkit.gateway.dialects import Dialect
+from firstkit.gateway.paths import pin, place_of
+from firstkit.gateway.request import RequestHead, api_key, expects_json, form_type
 from firstkit.ids import digest
 
 
@@ -19,6 +22,7 @@ class Caller:
     """
 
     api: Api
+    dialect: Dialect
     key_digest: str
     patience: Patience
     keeps_alive: bool
@@ -27,12 +31,16 @@ class Caller:
     refusal: ApiError | None = None
     pin: str | None = None
     """The cluster that is asked for."""
+    form: str | None = None
+    """The content-type of a body that is a form."""
 
 
 def read_caller(head: RequestHead, api: Api, keeps_alive: bool, usual: Patience) -> Caller:
     """Never raises: a head without a key has an empty digest, and no key has that."""
+    place = place_of(head.path)
     caller = Caller(
         api=api,
+        dialect=place.dialect or api.dialect,
         key_digest="",
         patience=usual,
         keeps_alive=keeps_alive,
@@ -41,9 +49,11 @@ def read_caller(head: RequestHead, api: Api, keeps_alive: bool, usual: Patience)
     )
     try:
         caller.key_digest = digest(api_key(head))
-        expects_json(head)
+        caller.form = form_type(head) if api.takes_forms else None
+        if caller.form is None:
+            expects_json(head)
         caller.patience = patience(head, usual)
-        caller.pin = pin(head)
+        caller.pin = pin(head, place)
     except ApiError as refusal:
         caller.refusal = refusal
     return caller

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Protocol, cast
 
 from firstkit.errors import ApiError
+from firstkit.gateway.dialects import CHUNKS, Dialect
 from firstkit.gateway.guard import error_head_and_body
 from firstkit.links.messages import Exchange
 
 logger = logging.getLogger("firstkit.gateway")
 
-DONE = b"data: [DONE]\n\n"
 BUFFER_BYTES = 1024 * 1024
 """More than this waits for a slow client nowhere in the gateway."""
 _LAST_CHUNK = b"0\r\n\r\n"
@@ -53,11 +52,11 @@ class Client:
     """
 
     __slots__ = (
-        "_gone", "_is_paused", "_source", "_wire", "_write", "has_begun", "is_gone", "is_over", "lines", "request_id",
-        "was_quiet", "was_slow", "where",
+        "_dialect", "_gone", "_is_paused", "_source", "_wire", "_write", "has_begun", "is_gone", "is_over", "lines",
+        "request_id", "was_quiet", "was_slow", "where",
     )  # fmt: skip
 
-    def __init__(self, wire: Wire, request_id: str) -> None:
+    def __init__(self, wire: Wire, request_id: str, dialect: Dialect = CHUNKS) -> None:
         self.request_id = request_id
         self.lines = b""
         """Header lines of every answer to this client, beside those of its kind."""
@@ -71,6 +70,7 @@ class Client:
         """Nothing was written since somebody set this."""
         self.was_slow = False
         """The answer had to wait for the client, so that its times are not those of the replica."""
+        self._dialect = dialect
         self._wire = wire
         self._write = wire.transport.write
         self._is_paused = False
@@ -158,14 +158,19 @@ class Client:
             self.abort()
 
     def comment(self, text: str) -> None:
-        """An SSE comment: keeps the connection alive and tells people; clients skip it."""
+        """A sign of life: keeps the connection alive and tells people; clients skip it."""
         self.begin()
-        self.write(f": {text}\n\n".encode())
+        self.write(self._dialect.waiting(text))
 
-    def done(self) -> None:
-        """The one good end of a stream of events."""
+    @property
+    def end(self) -> bytes:
+        """The good end of a stream of events that are not translated."""
+        return self._dialect.done
+
+    def done(self, end: bytes | None = None) -> None:
+        """The one good ``end`` of a stream of events, where it is not the usual one."""
         self.begin()
-        self._finish(DONE)
+        self._finish(self.end if end is None else end)
 
     def finish(self) -> None:
         """The good end of a plain body that was begun."""
@@ -174,10 +179,10 @@ class Client:
     def fail(self, error: ApiError) -> None:
         """An error while it can still be one, else the error event, without ``[DONE]``: clients raise on it."""
         if self.has_begun:
-            self._finish(b"data: " + json.dumps(error.body()).encode() + b"\n\n")
+            self._finish(self._dialect.error_event(error, self.request_id))
         elif not self.is_over:
-            headers, body = error_head_and_body(error)
-            self._write(self._head(error.status, header_lines(headers)) + body)
+            headers, body = error_head_and_body(error, self._dialect.error(error, self.request_id))
+            self._write(self._head(self._dialect.status(error), header_lines(headers)) + body)
             self._end()
 
     def give_up(self, error: ApiError) -> None:
@@ -212,13 +217,13 @@ class Client:
         wire.answered()
 
     def _head(self, status: int, lines: bytes) -> bytes:
-        return b"%b%b%b%b%bx-request-id: %b\r\n%b\r\n" % (
+        return b"%b%b%b%b%b%b%b\r\n" % (
             status_line(status),
             self._wire.common_headers(),
             lines,
             self.lines,
             self.where,
-            self.request_id.encode(),
+            self._dialect.id_lines(self.request_id.encode()),
             b"" if self._wire.keeps_alive else b"connection: close\r\n",
         )
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import logging
 from math import ceil
+from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from firstkit.errors import ApiError, TooLarge
+from firstkit.gateway.paths import spoken_at
 from firstkit.gateway.request import SMALL_BODY_BYTES
 
 logger = logging.getLogger("firstkit.gateway")
 
 
-def error_head_and_body(error: ApiError) -> tuple[list[tuple[bytes, bytes]], bytes]:
-    """Headers and body of an error answer."""
+def error_head_and_body(error: ApiError, said: dict[str, Any] | None = None) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    """Headers and body of an error answer; ``said``: in another shape than that of OpenAI."""
     headers = [(b"content-type", b"application/json")]
     if error.retry_after_s is not None:
         headers.append((b"retry-after", b"%d" % max(1, ceil(error.retry_after_s))))
@@ -24,15 +26,16 @@ def error_head_and_body(error: ApiError) -> tuple[list[tuple[bytes, bytes]], byt
     if "should_retry" in error.details:
         headers.append((b"x-should-retry", b"true" if error.details["should_retry"] else b"false"))
     headers.extend(error.headers)
-    body = json.dumps(error.body()).encode()
+    body = json.dumps(error.body() if said is None else said).encode()
     headers.append((b"content-length", str(len(body)).encode()))
     return headers, body
 
 
-async def send_error(send: Send, error: ApiError) -> None:
-    """Answer with an error, in the OpenAI shape."""
-    headers, body = error_head_and_body(error)
-    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+async def send_error(send: Send, error: ApiError, path: str) -> None:
+    """Answer with an error, in the shape that clients of ``path`` know."""
+    dialect = spoken_at(path)
+    headers, body = error_head_and_body(error, dialect.error(error, ""))
+    await send({"type": "http.response.start", "status": dialect.status(error), "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 
@@ -64,15 +67,15 @@ class Guard:
         except ApiError as error:
             if started:
                 raise
-            await send_error(send, error)
+            await send_error(send, error, scope["path"])
         except Exception:
             logger.exception("a request failed for a reason of ours", extra={"action": "internal_error"})
             if started:
                 raise
-            await send_error(send, ApiError())
+            await send_error(send, ApiError(), scope["path"])
         else:
             if body.is_too_large and not started:
-                await send_error(send, body.refusal)
+                await send_error(send, body.refusal, scope["path"])
 
 
 class CountedBody:

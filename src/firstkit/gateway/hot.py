@@ -7,25 +7,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Protocol, cast
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from firstkit.accounting.limits import KeyLimits, rate_lines
 from firstkit.auth.authenticator import Identity
 from firstkit.auth.permissions import Scope
 from firstkit.errors import ApiError
+from firstkit.gateway.apis import RESPONSES_API, Api
 from firstkit.gateway.call import (
-    APIS,
-    Api,
     Body,
     Call,
     Patience,
     check_body,
     most_tokens,
     parse_body,
-    unpinned,
 )
 from firstkit.gateway.callers import Caller
 from firstkit.gateway.client import Client
+from firstkit.gateway.dialects import Older
+from firstkit.gateway.forms import read_form
+from firstkit.gateway.paths import check_open, place_of
 from firstkit.gateway.request import (
     Account,
     BodyMemory,
@@ -37,6 +39,7 @@ from firstkit.gateway.request import (
 from firstkit.ids import new_request_id
 from firstkit.routing.affinity import SHORTEST, Prefixes
 from firstkit.routing.wish import ANYWHERE, Wish, rounded
+from firstkit.translation.counting import estimated_tokens
 
 if TYPE_CHECKING:
     from firstkit.gateway.state import Gateway
@@ -76,14 +79,14 @@ class HotRoutes:
 
     def api(self, method: str, path: str) -> Api | None:
         """The inference path that a request is for; None: it is not hot."""
-        return APIS.get(unpinned(path)[0]) if method == "POST" else None
+        return self.gateway.reach.apis.get(place_of(path).api_path) if method == "POST" else None
 
     def accept(self, request: HotRequest, identity: Identity, body: bytes) -> Call:
         """The call that a body asks for; raises InvalidRequest, ModelNotFound, ClusterNotFound."""
         gateway, api = self.gateway, request.caller.api
-        fields = parse_body(body)
-        name, stream, wants_usage = check_body(fields, api)
-        model = gateway.canonical(name, identity)
+        form, fields = (None, parse_body(body)) if request.caller.form is None else read_form(request.caller.form, body)
+        asked = check_body(fields, api)
+        model = gateway.canonical(asked.model, identity)
         within = gateway.reach.within(identity, model, api, request.caller.pin)
         is_plain = within is None and gateway.table.pools[model].is_plain
         server = gateway.config.server
@@ -91,21 +94,40 @@ class HotRoutes:
             api=api,
             model=model,
             body=fields,
-            stream=stream,
-            wants_usage=wants_usage,
+            stream=asked.stream,
+            wants_usage=asked.wants_usage,
             patience=request.caller.patience,
             account=Account(identity, model, api.endpoint, len(body), request.client.request_id),
             idle_timeout_s=server.idle_timeout,
             timeout_s=server.total_timeout,
             owner=request,
             wish=ANYWHERE if is_plain else self._wish(identity, model, api, fields, within),
+            wants_origin=asked.wants_origin,
+            form=form,
+            is_older=isinstance(request.caller.dialect, Older),
         )
+
+    def sends_on(self, call: Call) -> bool:
+        """Whether an engine is asked, and then on a cluster where each that is live can answer; else we answer."""
+        if not call.api.by_estimate:
+            return True
+        live = self.gateway.table.pools[call.model].live(call.wish.within)
+        unable = {route.cluster for route in live if call.api.capability not in route.capabilities}
+        able = frozenset(route.cluster for route in live) - unable
+        if unable:
+            call.wish = call.wish._replace(within=able)
+        return bool(able)
+
+    def choose_again(self, call: Call) -> None:
+        """Choose by all of a body that has grown."""
+        if not self.gateway.table.pools[call.model].is_plain:
+            call.wish = self._wish(call.account.identity, call.model, call.api, call.body, call.wish.within)
 
     def _wish(self, identity: Identity, model: str, api: Api, fields: Body, within: frozenset[str] | None) -> Wish:
         """What there is to choose by, and no more: for most models nothing has to be read of a body."""
         pool = self.gateway.table.pools[model]
         tokens = most_tokens(fields) if pool.ending else None
-        prompt = memoryview(fields[api.required])
+        prompt = memoryview(fields[api.required] if api.required else b"")
         has_use = len(pool.routes) > 1 and len(prompt) >= SHORTEST
         prefixes = self._prefixes.of(identity.project_id, prompt) if has_use else ()
         if within is None and tokens is None and not prefixes:
@@ -148,7 +170,7 @@ class HotRequest:
         self._body_bytes = 0
         self._refusal: ApiError | None = None
         self._body_news: asyncio.Future[None] | None = None
-        self.client = Client(self, new_request_id())
+        self.client = Client(self, new_request_id(), caller.dialect)
 
     # -- a Wire, and an Owner ----------------------------------------------------------------------------------
 
@@ -245,7 +267,10 @@ class HotRequest:
         except Exception as reason:  # noqa: BLE001 - told and logged by ``_fail``
             self._fail(reason)
             return
-        task = asyncio.get_running_loop().create_task(self._wait())
+        self._later(self._wait())
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
         self._connection.tasks.add(task)
         task.add_done_callback(self._connection.tasks.discard)
 
@@ -275,6 +300,8 @@ class HotRequest:
         self._key = identity.key_prefix
         if self.caller.pin is not None:
             self._routes.gateway.reach.check_cluster(identity, self.caller.pin)
+            if isinstance(self.caller.dialect, Older):
+                check_open(self._routes.gateway.table, self.caller.pin)
         self._is_known = True
         if standing is not None:
             self.client.lines = rate_lines(standing)
@@ -292,8 +319,38 @@ class HotRequest:
     def _relay(self, identity: Identity) -> None:
         body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
         self._parts.clear()
+        gateway = self._routes.gateway
         call = self._routes.accept(self, identity, body)
-        self._routes.gateway.relay.serve(call, self.client)
+        if not self._routes.sends_on(call):
+            self._estimate(call)
+            return
+        previous = gateway.stored.arrange(call) if call.api is RESPONSES_API else None
+        if previous is None:
+            gateway.relay.serve(call, self.client)
+        else:
+            self._later(self._go_on(call, previous))
+
+    def _estimate(self, call: Call) -> None:
+        """Answer how many tokens a prompt has, which uses none."""
+        count = estimated_tokens(call.body)
+        self.client.lines += b"x-first-estimated: true\r\n"
+        self.client.plain("application/json", b'{"input_tokens":%d}' % count)
+        self.over()
+
+    async def _go_on(self, call: Call, previous: str) -> None:
+        """Serve a call that goes on from the answer ``previous``, which was kept."""
+        try:
+            await self._routes.gateway.stored.resume(call, previous)
+            self._routes.choose_again(call)
+            if self.client.is_gone:
+                self.over()
+            else:
+                self._routes.gateway.relay.serve(call, self.client)
+        except asyncio.CancelledError:
+            self.over()
+            raise
+        except Exception as reason:  # noqa: BLE001 - told and logged by ``_fail``
+            self._fail(reason)
 
     def _fail(self, reason: Exception) -> None:
         """The one end of what goes wrong before the relay: a fault of ours is a 500, its text only a log line."""

@@ -17,7 +17,7 @@ from firstkit.errors import Unauthenticated
 from firstkit.gateway.request import RequestHead, limit, permit
 
 MAX_ACTOR = 100
-OPEN_PATHS = frozenset({"/health", "/ready"})
+OPEN_PATHS = frozenset({"/health", "/ready", "/resource_server/health", "/resource_server/status"})
 LOCAL_ADMIN = Identity(
     user_id="local-admin",
     user_name="local admin",
@@ -74,11 +74,13 @@ def identity_of(request: Request) -> Identity:
     return identity
 
 
-def needs(scope: KeyScope) -> Dependency:
-    """Dependency of a route: only identities with ``scope`` come in."""
+def needs(scope: KeyScope, *others: KeyScope) -> Dependency:
+    """Dependency of a route: only identities with ``scope``, or one of the ``others``, come in."""
 
     async def check(request: Request) -> None:  # a plain function would cost a thread for each request
-        permit(identity_of(request), scope)
+        identity = identity_of(request)
+        held = (other for other in others if other.value in identity.scopes)
+        permit(identity, next(held, scope))
 
     dependency: Dependency = Depends(check)
     return dependency

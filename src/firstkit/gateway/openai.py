@@ -10,8 +10,21 @@ from starlette.responses import JSONResponse
 from firstkit.auth.permissions import Identity
 from firstkit.auth.permissions import Scope as KeyScope
 from firstkit.clock import now
-from firstkit.errors import ModelNotFound
-from firstkit.gateway.call import CHAT, COMPLETIONS, EMBEDDINGS, Api
+from firstkit.errors import ModelNotFound, NotFound
+from firstkit.gateway.apis import (
+    CHAT,
+    COMPLETIONS,
+    COUNT_TOKENS,
+    EMBEDDINGS,
+    MESSAGES_API,
+    RERANK,
+    RESPONSES_API,
+    SCORE,
+    TRANSCRIPTIONS,
+    TRANSLATIONS,
+    Api,
+    task,
+)
 from firstkit.gateway.identity import identity_of, needs
 from firstkit.gateway.schemas import ModelInfo, ModelList
 from firstkit.gateway.state import Gateway, gateway_of
@@ -25,19 +38,28 @@ def install(app: FastAPI) -> None:
     app.include_router(router)
 
 
-def _schema(api: Api, properties: dict[str, Any]) -> dict[str, Any]:
+def _schema(api: Api, properties: dict[str, Any] | None = None) -> dict[str, Any]:
     """OpenAPI of a request body: the fields that FIRST reads; all others go to the engine as they are."""
-    fields = {"model": {"type": "string", "description": "A model of GET /v1/models, or an alias."}, **properties}
+    fields: dict[str, Any] = {"model": {"type": "string", "description": "A model of GET /v1/models, or an alias."}}
+    fields |= properties or {}
+    fields["x_first"] = {"type": "boolean", "default": False, "description": "Say in the answer where it comes from."}
     if api.streams:
         fields["stream"] = {"type": "boolean", "default": False}
+        fields["max_output_tokens" if api is RESPONSES_API else "max_tokens"] = {"type": "integer", "minimum": 1}
+    if api.takes_forms:
+        fields["file"] = {"type": "string", "format": "binary"}
+    if api.streams and api.dialect is CHAT.dialect:
         fields["stream_options"] = {"type": "object", "properties": {"include_usage": {"type": "boolean"}}}
-        fields["max_tokens"] = {"type": "integer", "minimum": 1}
-    schema = {"type": "object", "required": ["model", api.required], "properties": fields, "additionalProperties": True}
+    required = ["model"] if api.required is None else ["model", api.required]
+    schema = {"type": "object", "required": required, "properties": fields, "additionalProperties": True}
+    content = {"application/json": {"schema": schema}}
+    if api.takes_forms:
+        content["multipart/form-data"] = {"schema": schema}
     answers: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
     if api.streams:
         answers["text/event-stream"] = {}  # of a schema for it some think that it is of the whole, others of each event
     return {
-        "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
+        "requestBody": {"required": True, "content": content},
         "responses": {"200": {"description": "The answer of the engine.", "content": answers}},
     }
 
@@ -49,30 +71,51 @@ def _pinning(schema: dict[str, Any]) -> dict[str, Any]:
     return {**schema, "parameters": [cluster]}
 
 
-_CHAT = _schema(CHAT, {"messages": {"type": "array", "minItems": 1, "items": {"type": "object"}}})
-_COMPLETIONS = _schema(COMPLETIONS, {"prompt": {"description": "A text, a list of texts, or tokens."}})
-_EMBEDDINGS = _schema(EMBEDDINGS, {"input": {"description": "A text, a list of texts, or tokens."}})
+_ITEMS = {"type": "array", "minItems": 1, "items": {"type": "object"}}
+_TEXTS = {"description": "A text, a list of texts, or tokens."}
+_DECLARED: dict[Api, tuple[str, dict[str, Any]]] = {
+    CHAT: ("Answer a conversation, streamed or not.", {"messages": _ITEMS}),
+    COMPLETIONS: ("Continue a text, streamed or not.", {"prompt": _TEXTS}),
+    EMBEDDINGS: ("Vectors of texts.", {"input": _TEXTS}),
+    RESPONSES_API: ("Answer a conversation in OpenAI's newer form.", {"input": {"description": "A text, or items."}}),
+    MESSAGES_API: ("Answer a conversation in Anthropic's form.", {"messages": _ITEMS}),
+    COUNT_TOKENS: ("How many tokens a conversation in Anthropic's form has.", {"messages": _ITEMS}),
+    RERANK: ("Order documents by how well they fit a query.", {"query": {"type": "string"}, "documents": _TEXTS}),
+    SCORE: ("How well texts fit each other.", {"text_1": _TEXTS, "text_2": _TEXTS}),
+    TRANSCRIPTIONS: ("What is said in a recording.", {}),
+    TRANSLATIONS: ("What is said in a recording, in English.", {}),
+}
 
 
-@router.post("/chat/completions", openapi_extra=_CHAT)
-@router.post("/clusters/{cluster}/chat/completions", openapi_extra=_pinning(_CHAT))
-async def chat_completions() -> JSONResponse:
-    """Answer a conversation, streamed or not."""
-    raise NotHere
+def _declare(api: Api, about: str, properties: dict[str, Any]) -> None:
+    """The routes of ``api`` for the schema."""
+    schema, path = _schema(api, properties), api.path.removeprefix("/v1")
+
+    async def stub() -> JSONResponse:
+        raise NotHere
+
+    stub.__doc__, stub.__name__ = about, api.endpoint.replace("/", "_")
+    router.post(path, openapi_extra=schema)(stub)
+    router.post(f"/clusters/{{cluster}}{path}", openapi_extra=_pinning(schema))(stub)
 
 
-@router.post("/completions", openapi_extra=_COMPLETIONS)
-@router.post("/clusters/{cluster}/completions", openapi_extra=_pinning(_COMPLETIONS))
-async def completions() -> JSONResponse:
-    """Continue a text, streamed or not."""
-    raise NotHere
+for _api, _said in _DECLARED.items():
+    _declare(_api, *_said)
 
 
-@router.post("/embeddings", openapi_extra=_EMBEDDINGS)
-@router.post("/clusters/{cluster}/embeddings", openapi_extra=_pinning(_EMBEDDINGS))
-async def embeddings() -> JSONResponse:
-    """Vectors of texts."""
-    raise NotHere
+_TASK = _schema(task("tasks/{name}"))
+
+
+@router.post("/tasks/{name}", openapi_extra=_TASK)
+async def task_of_a_model(name: str) -> JSONResponse:
+    """What a deployment declares as `tasks/NAME`: its engine's path of that name, with JSON or a form."""
+    raise NotFound(f"No deployment declares 'tasks/{name[:100]}'.")  # else ``hot.py`` had answered it
+
+
+@router.post("/clusters/{cluster}/tasks/{name}", openapi_extra=_TASK)
+async def task_on_a_cluster(cluster: str, name: str) -> JSONResponse:  # noqa: ARG001 - of no cluster either
+    """The same, on one cluster."""
+    return await task_of_a_model(name)
 
 
 class NotHere(Exception):

@@ -18,6 +18,7 @@ from firstkit.gateway.waiting import WaitingRoom
 from firstkit.links.entrance import HELLO_S, Entrance
 from firstkit.links.gateway_end import GatewayLink
 from firstkit.links.messages import Hello, PilotReport, Refusal, ReplicaReport
+from firstkit.routing.choose import burden
 from firstkit.routing.table import Route
 from firstkit.states import ReplicaState
 from firstkit.store.database import Database
@@ -204,6 +205,8 @@ class Pilots:
         route.capabilities = frozenset(replica.capabilities)
         route.context_length = replica.context_length
         route.ends_at = report.ends_at
+        route.burden = burden(route.max_in_flight, replica.others, replica.waiting or 0, replica.cache_use or 0.0)
+        route.tell_origin(replica.engine_version, replica.revision)
         self.room.table.pools[route.model].changed(route)
 
     async def _read_rows(self, job_id: str) -> None:

@@ -6,7 +6,7 @@ from firstkit.auth.permissions import Identity, may_use
 from firstkit.config import Config
 from firstkit.engines.registry import engine_of
 from firstkit.errors import ClusterNotFound, InvalidRequest
-from firstkit.gateway.call import APIS, Api
+from firstkit.gateway.apis import APIS, TASK, Api, task
 from firstkit.gateway.identity import LOCAL_ADMIN
 from firstkit.routing.wish import Within
 
@@ -20,12 +20,14 @@ class Reach:
         self._clusters = frozenset(config.clusters)
         self._access = {name: entry.access for name, entry in config.clusters.items() if entry.access is not None}
         self._able = _able(config)
+        self.apis = {**APIS, **_tasks(self._able)}
+        """All inference paths, those of tasks that a deployment declares among them."""
         self.deployments = {
             model: frozenset(deployment.cluster for deployment in entry.deployments)
             for model, entry in config.models.items()
         }
         self._anywhere = {
-            api.capability: {model: self._narrowed(model, api, None) for model in self._able} for api in APIS.values()
+            api.path: {model: self._narrowed(model, api, None) for model in self._able} for api in self.apis.values()
         }
         self._allowed: dict[tuple[str, str], Within] = {}
         self.is_open = not self._access
@@ -67,13 +69,17 @@ class Reach:
         """What a model can answer on any of its deployments."""
         return frozenset(self._able[model])
 
+    def serves(self, model: str, api: Api, cluster: str) -> bool:
+        """Whether the deployment of a model on a cluster can answer an API."""
+        return cluster in _serving(self._able[model], api)
+
     # -- requests ----------------------------------------------------------------------------------------------
 
     def within(self, identity: Identity, model: str, api: Api, pin: str | None) -> Within:
         """The clusters to which a request may go; raises InvalidRequest where none of them serves ``api``,
         ClusterNotFound where the one that it names has no deployment of the model. A model that the caller may not see
         is no matter here."""
-        if pin is None and self.is_open and (within := self._anywhere[api.capability][model]) is None:
+        if pin is None and self.is_open and (within := self._anywhere[api.path][model]) is None:
             return None
         allowed = self.clusters_for(identity)
         if pin is not None:
@@ -85,14 +91,14 @@ class Reach:
                     f"The model '{model}' is not deployed on the cluster '{pin}'; it is on: {where}.", param="model"
                 )
             allowed = frozenset((pin,))
-        within = self._anywhere[api.capability][model] if allowed is None else self._narrowed(model, api, allowed)
+        within = self._anywhere[api.path][model] if allowed is None else self._narrowed(model, api, allowed)
         if within is not None and not within:
             raise self._unsupported(model, api, allowed)
         return within
 
     def _narrowed(self, model: str, api: Api, allowed: Within) -> Within:
         """The ``allowed`` clusters with a deployment that serves ``api``; None if those are all with a deployment."""
-        able = self._able[model].get(api.capability, frozenset())
+        able = _serving(self._able[model], api)
         within = able if allowed is None else able & allowed
         return None if within == self.deployments[model] else within
 
@@ -100,8 +106,8 @@ class Reach:
         able = self._able[model]
         others = [
             other.path
-            for other in APIS.values()
-            if (clusters := able.get(other.capability)) and (allowed is None or clusters & allowed)
+            for other in self.apis.values()
+            if (clusters := _serving(able, other)) and (allowed is None or clusters & allowed)
         ]
         return InvalidRequest(
             f"The model '{model}' does not serve {api.path}; it serves: {', '.join(sorted(others)) or 'none'}.",
@@ -118,3 +124,13 @@ def _able(config: Config) -> dict[str, dict[str, frozenset[str]]]:
         for capability in engine_of(deployment.engine.kind).capabilities(deployment.replica_spec("")):
             of_model[capability] = of_model.get(capability, frozenset()) | {deployment.cluster}
     return able
+
+
+def _serving(able: dict[str, frozenset[str]], api: Api) -> frozenset[str]:
+    """The clusters that serve ``api``, of those by capability."""
+    return frozenset().union(*(clusters for capability, clusters in able.items() if api.served_by((capability,))))
+
+
+def _tasks(able: dict[str, dict[str, frozenset[str]]]) -> dict[str, Api]:
+    found = {capability for of_model in able.values() for capability in of_model if capability.startswith(TASK)}
+    return {api.path: api for api in map(task, sorted(found))}

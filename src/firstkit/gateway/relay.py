@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Coroutine
 from typing import Any
 
 from firstkit.accounting.spool import Spool
 from firstkit.clock import monotonic
 from firstkit.errors import ApiError, StoreUnavailable
 from firstkit.gateway.answer import error_of, with_usage
+from firstkit.gateway.answering import Answering
 from firstkit.gateway.call import Call
 from firstkit.gateway.client import Client
 from firstkit.gateway.forecast import Forecasts
+from firstkit.gateway.request import Account
+from firstkit.gateway.stored import StoredResponses
 from firstkit.gateway.waiting import Ticket, WaitingRoom
-from firstkit.links.messages import Exchange, Head, Outcome, Tail
+from firstkit.links.messages import Exchange, Head, Outcome, Tail, Usage
 from firstkit.metrics import REQUESTS, SPOOL_FAILURES
 from firstkit.routing.table import Route
 
@@ -38,16 +42,25 @@ class ClientGone(Exception):
 class Relay:
     """Serves calls; shared by all requests of a gateway."""
 
-    def __init__(self, room: WaitingRoom, forecasts: Forecasts, spool: Spool) -> None:
+    def __init__(self, room: WaitingRoom, forecasts: Forecasts, spool: Spool, stored: StoredResponses) -> None:
         self.room = room
         self.forecasts = forecasts
         self.spool = spool
+        self.stored = stored
         self.waiting: set[asyncio.Task[None]] = set()
+        self.in_line: dict[str, Account] = {}
+        """Of requests that wait for their turn, by id."""
 
     def serve(self, call: Call, client: Client) -> None:
         """Answer ``call`` to ``client``, whatever happens on the way; ``call.owner.over`` comes last. Returns at once;
         raises ApiError when no work was given out and nothing was written."""
         Passage(self, call, client).begin()
+
+    def do(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do the part of a request that has to wait for something."""
+        task = asyncio.get_running_loop().create_task(work)
+        self.waiting.add(task)
+        task.add_done_callback(self.waiting.discard)
 
 
 class Passage:
@@ -57,8 +70,8 @@ class Passage:
     """
 
     __slots__ = (
-        "_arrived", "_call", "_client", "_events", "_exchange", "_head", "_held_bytes", "_is_passed_on", "_is_second",
-        "_parts", "_queue_s", "_relay", "_relayed", "_route", "_speaking",
+        "_answering", "_arrived", "_call", "_client", "_events", "_exchange", "_fault", "_head", "_held_bytes",
+        "_is_passed_on", "_is_second", "_parts", "_queue_s", "_relay", "_relayed", "_route", "_speaking",
     )  # fmt: skip
 
     def __init__(self, relay: Relay, call: Call, client: Client) -> None:
@@ -70,6 +83,9 @@ class Passage:
         self._route: Route
         self._is_second = False
         self._exchange: Exchange | None = None
+        self._answering: Answering | None = None
+        self._fault: ApiError | None = None
+        """What is wrong with an answer that had begun well."""
         self._speaking: asyncio.TimerHandle | None = None
         self._head: Head | None = None
         self._is_passed_on = False
@@ -87,14 +103,13 @@ class Passage:
             return
         if self._call.patience.fails_when_cold and not self._relay.room.table.pools[model].live(wish.within):
             raise self._relay.forecasts.not_ready(model, wish.within)
-        ticket = self._relay.room.join(model, wish)
-        task = asyncio.get_running_loop().create_task(self._wait(ticket))
-        self._relay.waiting.add(task)
-        task.add_done_callback(self._relay.waiting.discard)
+        self._relay.do(self._wait(self._relay.room.join(model, wish)))
 
     # -- waiting -----------------------------------------------------------------------------------------------
 
     async def _wait(self, ticket: Ticket) -> None:
+        account, in_line = self._call.account, self._relay.in_line
+        in_line[account.request_id] = account
         try:
             route = await self._turn(ticket)
         except (ApiError, ClientGone) as reason:
@@ -106,6 +121,8 @@ class Passage:
             raise
         else:
             self._begin_late(route)
+        finally:
+            del in_line[account.request_id]
 
     def _begin_late(self, route: Route) -> None:
         try:
@@ -153,34 +170,40 @@ class Passage:
     # -- at a replica ------------------------------------------------------------------------------------------
 
     def _attempt(self, route: Route) -> None:
-        """Send the request to ``route``; raises StoreUnavailable when nobody can note that, and then it is not sent."""
+        """Send the request to ``route``. Raises StoreUnavailable when nobody can note that, InvalidRequest for what
+        cannot be said to this replica; then it is not sent, and nothing has changed."""
         call = self._call
-        self._route = route
-        self._client.where = route.where
         try:
+            opening, body, answering = call.attempt(route)
             if not call.account.is_open:
                 self._queue_s = monotonic() - self._arrived
                 call.account.open(self._relay.spool)
-        except StoreUnavailable:
+        except ApiError:
             self._relay.room.give_back(route, wish=call.wish)
             raise
+        self._route, self._answering = route, answering
+        self._client.where = route.where
+        self._head = self._fault = None
+        self._parts.clear()
+        self._held_bytes = self._relayed = 0
         if call.stream:
             silence_s = self._silence_left(KEEPALIVE_EVERY_S)
             self._speaking = asyncio.get_running_loop().call_later(silence_s, self._speak)
-        opening, body = call.for_route(route)
         REQUESTS.bytes_up += len(body)
-        self._client.listen_to(route.upstream.open(opening, body, self))
+        self._exchange = route.upstream.open(opening, body, self)
+        self._client.listen_to(self._exchange)
 
     def on_head(self, head: Head) -> None:
         self._head = head
 
     def on_data(self, data: bytes) -> None:
         self._relayed += len(data)
-        if self._is_passed_on:
-            self._events += data.count(b"\n\n")
-            self._client.write(data)
-        else:
+        if not self._is_passed_on:
             self._look_at(data)
+            return
+        self._events += data.count(b"\n\n")
+        if self._answering is None or (data := self._told(data, self._answering)):
+            self._client.write(data)
 
     def on_tail(self, tail: Tail) -> None:
         """The one broad ``except`` of the relay: what reaches it is a fault of ours, and a sink may not raise."""
@@ -196,12 +219,27 @@ class Passage:
         is_good = self._head is not None and self._head.status == 200
         if is_good and self._call.stream:
             self._events += data.count(b"\n\n")
-            self._pass_on(None, data)
+            if self._answering is None or (data := self._told(data, self._answering)):
+                self._pass_on(None, data)
+        elif is_good and self._answering is not None:
+            self._parts.append(data)
         elif self._held_bytes <= HELD_BYTES:  # of a refusal that is longer the beginning is enough
             self._parts.append(data)
             self._held_bytes += len(data)
             if is_good and self._held_bytes > HELD_BYTES:
                 self._pass_on(self._content_type, self._held())
+
+    def _told(self, data: bytes, answering: Answering) -> bytes:
+        """What the client is told of a piece of a stream. One that makes no sense ends the request."""
+        if self._fault is not None:
+            return b""
+        try:
+            return answering.events(data)
+        except ApiError as fault:
+            self._fault = fault
+            if self._exchange is not None:
+                self._exchange.cancel()
+            return b""
 
     def _pass_on(self, content_type: str | None, data: bytes) -> None:
         """The first byte leaves: from now on nothing can be taken back or asked of another replica."""
@@ -226,18 +264,39 @@ class Passage:
         room, route = self._relay.room, self._route
         if self._speaking is not None:
             self._speaking.cancel()
+        if self._fault is not None and not self._client.is_gone:
+            tail.outcome, tail.error = Outcome.FAILED, self._fault.message
         REQUESTS.bytes_down += self._relayed
         if tail.outcome is Outcome.COMPLETE and not self._client.was_slow:
             room.measure(route, tail)
         room.give_back(route, tail.outcome, self._call.wish)
         if tail.outcome is not Outcome.COMPLETE and self._may_go_elsewhere(tail):
             other = room.take_another(self._call.model, route, self._call.wish)
-            if other is not None:
-                self._try(other)
+            if other is not None and self._try(other):
                 return
-        self._settle(tail)
-        self._end(tail)
+        tail.usage = self._settle(tail)
+        if self._call.keeps and tail.outcome is Outcome.COMPLETE:
+            self._relay.do(self._keep(tail))
+            return
+        try:
+            self._end(tail)
+        except ApiError as error:
+            self._client.fail(error)
         self._call.owner.over()
+
+    async def _keep(self, tail: Tail) -> None:
+        """The end of an answer that is kept: who has heard it may ask for it at once."""
+        try:
+            said = self._said(tail)
+            await self._relay.stored.keep(self._call, said)
+            self._tell(said)
+        except ApiError as error:
+            self._client.fail(error)
+        except Exception:
+            logger.exception("a request failed for a reason of ours", extra={"action": "internal_error"})
+            self._client.fail(ApiError())
+        finally:
+            self._call.owner.over()
 
     def _may_go_elsewhere(self, tail: Tail) -> bool:
         """Only once, only where no token of an answer came, and only for one who is there to hear it."""
@@ -245,28 +304,31 @@ class Passage:
             return False
         return self._relayed == 0 or (self._head is not None and self._head.status in UNBEGUN_STATUS)
 
-    def _try(self, other: Route) -> None:
+    def _try(self, other: Route) -> bool:
+        """False where it cannot be asked there: it speaks another protocol than the first."""
         self._is_second = True
-        self._head = None
-        self._parts.clear()
-        self._held_bytes = self._relayed = 0
-        self._attempt(other)
+        try:
+            self._attempt(other)
+        except ApiError:
+            return False
+        return True
 
-    def _settle(self, tail: Tail) -> None:
-        """Write the usage line. A disk that refuses now has the line kept in memory and written as soon as it can."""
+    def _settle(self, tail: Tail) -> Usage | None:
+        """Write the usage line; returns what was accounted. A disk that refuses now has the line kept in memory and
+        written as soon as it can."""
         account = self._call.account
         try:
-            account.close(
+            return account.close(
                 self._relay.spool,
                 with_usage(tail, account.prompt_bytes, self._events),
-                cluster=self._route.cluster,
-                replica_id=self._route.replica_id,
+                route=self._route,
                 queue_s=self._queue_s,
                 relayed=self._relayed,
             )
         except StoreUnavailable:
             SPOOL_FAILURES.inc()
             logger.exception("the usage spool cannot be written; usage is kept in memory", extra={"action": "spool"})
+        return tail.usage
 
     def _end(self, tail: Tail) -> None:
         client = self._client
@@ -275,9 +337,19 @@ class Passage:
                 client.abort()
             else:
                 client.fail(error_of(tail, self._head, self._held()))
-        elif self._call.stream:
-            client.done()
-        elif self._is_passed_on:
+        elif self._is_passed_on and not self._call.stream:
             client.finish()
         else:
-            client.plain(self._content_type, self._held())
+            self._tell(self._said(tail))
+
+    def _said(self, tail: Tail) -> bytes:
+        """What is still to be told of a good answer: the end of a stream, all of a plain one."""
+        if self._call.stream:
+            return self._client.end if self._answering is None else self._answering.last(tail)
+        return self._held() if self._answering is None else self._answering.whole(self._held(), tail)
+
+    def _tell(self, said: bytes) -> None:
+        if self._call.stream:
+            self._client.done(said)
+        else:
+            self._client.plain(self._content_type, said)

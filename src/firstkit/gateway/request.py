@@ -29,8 +29,10 @@ from firstkit.errors import (
     Unauthenticated,
     UnsupportedMediaType,
 )
+from firstkit.gateway.forms import is_form
 from firstkit.ids import new_request_id
 from firstkit.links.messages import Outcome, Tail, Usage
+from firstkit.routing.table import Route
 
 MAX_HEADERS = 100
 MAX_HEADER_BYTES = 32 * 1024
@@ -135,6 +137,15 @@ def expects_json(head: RequestHead) -> None:
         raise UnsupportedMediaType(param="content-type")
 
 
+def form_type(head: RequestHead) -> str | None:
+    """The content-type of a body that is a form; None where it is none, or comes with a key that a browser adds by
+    itself: pages of any origin may send forms unasked."""
+    kind = head.get(b"content-type") or ""
+    if not is_form(kind) or (head.get(b"authorization") or "").lower().startswith("basic"):
+        return None
+    return kind
+
+
 def api_key(head: RequestHead) -> str:
     """The key that came with a request: a Bearer token, ``x-api-key``, or the password of HTTP Basic (browsers)."""
     authorization = head.get(b"authorization")
@@ -201,7 +212,7 @@ class Account:
         )
         self.is_open = True
 
-    def close(self, spool: Spool, tail: Tail, *, cluster: str, replica_id: str, queue_s: float, relayed: int) -> Usage:
+    def close(self, spool: Spool, tail: Tail, *, route: Route, queue_s: float, relayed: int) -> Usage:
         """Write the usage line; returns the usage that was written."""
         claimed = tail.usage or Usage(0, 0)
         usage = plausible(claimed, relayed)
@@ -217,8 +228,8 @@ class Account:
                 key_prefix=self.identity.key_prefix,
                 model=self.model,
                 endpoint=self.endpoint,
-                cluster=cluster,
-                replica_id=replica_id,
+                cluster=route.cluster,
+                replica_id=route.replica_id,
                 outcome=tail.outcome.value,
                 prompt_tokens=usage.prompt_tokens,
                 completion_tokens=usage.completion_tokens,
@@ -226,6 +237,8 @@ class Account:
                 queue_s=queue_s,
                 ttft_s=None if tail.ttft_s is None else queue_s + tail.ttft_s,
                 duration_s=tail.duration_s,
+                engine=route.engine,
+                revision=route.revision,
             )
         )
         self._observe(tail, usage, queue_s)

@@ -231,3 +231,24 @@ class Explanation(Answer):
     waiting: int
     demand: list[Demand]
     clusters: list[Explained]
+
+
+class RequestInfo(Answer):
+    """What became of one request to a model. What is not known yet, or is known to nobody, is null."""
+
+    id: str
+    object: Literal["request"] = "request"
+    status: Literal["in_progress", "complete", "rejected", "failed", "timeout", "cancelled", "lost"]
+    model: str
+    endpoint: str = Field(description="The path, without what all have in common.")
+    cluster: str | None = None
+    replica: str | None = None
+    engine: str | None = Field(default=None, description="The engine and its version.")
+    revision: str | None = Field(default=None, description="Of the weights, as the operator names it.")
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    estimated: bool | None = Field(default=None, description="Whether the tokens are an estimate.")
+    queue_s: float | None = Field(default=None, description="Seconds until a replica took it.")
+    ttft_s: float | None = Field(default=None, description="Seconds until the first token.")
+    duration_s: float | None = Field(default=None, description="Seconds from there to the end of its answer.")
+    at: datetime = Field(description="When it came.")

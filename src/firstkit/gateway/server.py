@@ -35,6 +35,7 @@ from firstkit.gateway.identity import Identify, local_admin
 from firstkit.gateway.pilots import Pilots
 from firstkit.gateway.relay import Relay
 from firstkit.gateway.state import Gateway, external_route, names
+from firstkit.gateway.stored import StoredResponses
 from firstkit.gateway.waiting import WaitingRoom
 from firstkit.locks import hold
 from firstkit.process import private_ca
@@ -116,7 +117,13 @@ class Process:
             await gateway.closures.refresh(db)
         await gateway.wake.start()
         await gateway.pilots.listen(self.config.server.path("pilots.sock"))
-        chores = (_turn_over(spool), _measure_lag(), self._tell_demand(), gateway.closures.run(db))
+        chores = (
+            _turn_over(spool),
+            _measure_lag(),
+            self._tell_demand(),
+            gateway.closures.run(db),
+            gateway.stored.sweep(),
+        )
         background = [asyncio.ensure_future(chore) for chore in chores]
         if tunnel is not None:
             background.append(asyncio.ensure_future(gateway.pilots.listen_tls(tunnel, private_ca(server.state_dir))))
@@ -150,7 +157,7 @@ class Process:
             room=room,
             forecasts=forecasts,
             pilots=pilots,
-            relay=Relay(room, forecasts, spool),
+            relay=Relay(room, forecasts, spool, StoredResponses(db, self.config.server.keep_responses)),
             wake=WakeServer(self.config.server.path("controller.sock"), self._on_message, self._on_controller),
             started_at=now(),
         )

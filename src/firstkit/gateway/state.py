@@ -18,6 +18,7 @@ from firstkit.gateway.pilots import Pilots
 from firstkit.gateway.reach import Reach
 from firstkit.gateway.relay import Relay
 from firstkit.gateway.request import RequestHead, identify
+from firstkit.gateway.stored import StoredResponses
 from firstkit.gateway.waiting import WaitingRoom
 from firstkit.routing.table import Route, RoutingTable
 from firstkit.states import ReplicaState
@@ -46,6 +47,11 @@ class Gateway:
         self.reach = Reach(self.config)
         self.closures = Closures(self.config, self.room)
         self.forecasts.deployed = self.reach.deployments
+
+    @property
+    def stored(self) -> StoredResponses:
+        """Answers that are kept."""
+        return self.relay.stored
 
     def canonical(self, name: str, identity: Identity | None = None) -> str:
         """The canonical name of a model; raises ModelNotFound, also for models that ``identity`` may not see."""
@@ -88,7 +94,7 @@ def names(config: Config) -> dict[str, str]:
 def external_route(deployment: ResolvedDeployment) -> Route:
     """The one, always ready route to a service that somebody else runs."""
     spec = deployment.replica_spec(f"external-{deployment.name}")
-    return Route(
+    route = Route(
         replica_id=spec.replica_id,
         model=deployment.model,
         cluster=deployment.cluster,
@@ -98,3 +104,5 @@ def external_route(deployment: ResolvedDeployment) -> Route:
         state=ReplicaState.READY,
         capabilities=engine_of(deployment.engine.kind).capabilities(spec),
     )
+    route.tell_origin(None, deployment.revision)
+    return route

@@ -4,6 +4,7 @@
 
 They answer /v1/chat/completions, /v1/completions and /v1/embeddings (streaming and plain, the usage chunk only when it
 was asked for), /v1/models, /health (503 until loaded) and /stats: what was delivered and aborted, the oracle for tests.
+NativeEngine answers /v1/responses, /v1/messages and /v1/messages/count_tokens too.
 """
 
 # ruff: noqa: ARG002 - a behaviour overrides only what it does wrong, with the arguments of the method that it replaces
@@ -19,8 +20,11 @@ from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from firstkit.testing.byte_scripts import SCRIPTS, Step
+from firstkit.testing.echo_engine import EchoEngine
 from firstkit.testing.fake_answer import Answer, error, event
+from firstkit.testing.native_engine import DyingNativeEngine, NativeEngine
 from firstkit.testing.quick_engine import QuickEngine
+from firstkit.testing.task_engine import TaskEngine
 from firstkit.testing.tiny_http import Connection, serve
 
 FOREVER_S = float("inf")
@@ -254,6 +258,10 @@ BEHAVIOURS: dict[str, type[QuickEngine]] = {
         LyingEngine,
         GarbageEngine,
         ByteEngine,
+        EchoEngine,
+        NativeEngine,
+        DyingNativeEngine,
+        TaskEngine,
     )
 }
 

@@ -34,6 +34,7 @@ class QuickEngine:
 
     token_delay_s: ClassVar[float] = 0.0
     load_delay_s: ClassVar[float] = 0.0
+    paths: ClassVar[tuple[str, ...]] = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.model: str = options.model
@@ -57,6 +58,11 @@ class QuickEngine:
         path = request.path.split("?")[0]
         if path == "/stats":
             await connection.answer(200, asdict(self.stats))
+        elif path == "/metrics":
+            text = b'# TYPE fake:running gauge\nfake:running{model="%b"} %d\n'
+            text %= (self.model.encode(), self.stats.in_flight)
+            await connection.head(200, "text/plain", len(text))
+            await connection.raw(text)
         elif path == "/health":
             await connection.answer(200 if self.is_loaded else 503, {"status": "ok" if self.is_loaded else "loading"})
         elif self.key is not None and request.headers.get("authorization") != f"Bearer {self.key}":
@@ -65,7 +71,7 @@ class QuickEngine:
             await connection.answer(503, error("loading"))
         elif path == "/v1/models":
             await connection.answer(200, {"object": "list", "data": [{"id": self.model, "object": "model"}]})
-        elif request.method == "POST" and path in ("/v1/chat/completions", "/v1/completions", "/v1/embeddings"):
+        elif request.method == "POST" and path in self.paths:
             await self.infer(path, request, connection)
         else:
             await connection.answer(404, error("no such path"))
@@ -77,7 +83,7 @@ class QuickEngine:
         stats.in_flight += 1
         stats.most_in_flight = max(stats.most_in_flight, stats.in_flight)
         try:
-            await self.reply(path, request.json(), connection)
+            await self.reply_to(path, request, connection)
             stats.completed += 1
         except ClientGone:
             stats.aborted += 1
@@ -85,6 +91,9 @@ class QuickEngine:
             raise
         finally:
             stats.in_flight -= 1
+
+    async def reply_to(self, path: str, request: Request, connection: Connection) -> None:
+        await self.reply(path, request.json(), connection)
 
     async def reply(self, path: str, body: dict[str, Any], connection: Connection) -> None:
         if path == "/v1/embeddings":

@@ -32,6 +32,7 @@ from firstkit.gateway.relay import Relay
 from firstkit.gateway.request import MOST_HELD_BYTES
 from firstkit.gateway.server import _uvicorn
 from firstkit.gateway.state import Gateway, names
+from firstkit.gateway.stored import StoredResponses
 from firstkit.gateway.waiting import WaitingRoom
 from firstkit.ids import digest
 from firstkit.routing.table import Route, RoutingTable
@@ -89,9 +90,11 @@ class Answer:
 
 
 def error_in(content_type: str, answer: Any) -> dict[str, Any]:
-    """The error object of an answer, which must have the shape of OpenAI."""
-    [(key, error)] = answer.items()
-    assert key == "error"
+    """The error object of an answer, which must have the shape of OpenAI, or that of Anthropic around it."""
+    assert answer.keys() == {"error"} or (
+        answer["type"] == "error" and answer.keys() == {"type", "error", "request_id"}
+    )
+    error = answer["error"]
     assert error.keys() >= {"message", "type", "param", "code"}
     assert content_type == "application/json"
     return dict(error)
@@ -219,8 +222,8 @@ class Keys:
 class Calls(Relay):
     """A relay that keeps the calls it is given and answers each with an empty object."""
 
-    def __init__(self, room: WaitingRoom, forecasts: Forecasts, spool: Spool) -> None:
-        super().__init__(room, forecasts, spool)
+    def __init__(self, room: WaitingRoom, forecasts: Forecasts, spool: Spool, stored: StoredResponses) -> None:
+        super().__init__(room, forecasts, spool, stored)
         self.taken: list[Call] = []
 
     def serve(self, call: Call, client: Client) -> None:
@@ -236,7 +239,7 @@ async def made(folder: Path) -> AsyncIterator[Gateway]:
     gateway.db = db
     gateway.authenticator = Authenticator(db)
     gateway.pilots = Pilots(db, gateway.room, lambda job_id: None)
-    gateway.relay = Calls(gateway.room, gateway.forecasts, gateway.relay.spool)
+    gateway.relay = Calls(gateway.room, gateway.forecasts, gateway.relay.spool, StoredResponses(db, 0.0))
     yield gateway
     await db.close()
 
@@ -256,7 +259,7 @@ def without_database(folder: Path) -> Gateway:
         room=room,
         forecasts=forecasts,
         pilots=Pilots(db, room, lambda job_id: None),
-        relay=Relay(room, forecasts, Spool(folder / "spool")),
+        relay=Relay(room, forecasts, Spool(folder / "spool"), StoredResponses(db, 0.0)),
         wake=WakeServer(folder / "controller.sock", lambda message: None, lambda: None),
         started_at=now(),
     )

@@ -12,20 +12,11 @@ from hypothesis import strategies as st
 
 from firstkit.auth.authenticator import Identity
 from firstkit.errors import ApiError, InvalidRequest
-from firstkit.gateway.call import (
-    APIS,
-    CHAT,
-    COMPLETIONS,
-    EMBEDDINGS,
-    Call,
-    Patience,
-    check_body,
-    most_tokens,
-    parse_body,
-    patience,
-    unpinned,
-)
+from firstkit.gateway.apis import APIS, CHAT, COMPLETIONS, EMBEDDINGS, MESSAGES_API, RESPONSES_API, Api
+from firstkit.gateway.call import Call, Patience, check_body, most_tokens, parse_body, patience
+from firstkit.gateway.paths import place_of
 from firstkit.gateway.request import Account, RequestHead
+from firstkit.links.messages import Outcome, Tail, Usage
 from firstkit.routing.table import Route
 
 IDENTITY = Identity("u", "user", "p", "prefix", frozenset({"inference"}))
@@ -48,7 +39,7 @@ class Owner:
 
 def call_of(raw: bytes, **changes: Any) -> Call:
     body = parse_body(raw)
-    model, stream, wants_usage = check_body(body, CHAT)
+    model, stream, wants_usage, _ = check_body(body, CHAT)
     account = Account(IDENTITY, model, CHAT.endpoint, len(raw))
     return Call(CHAT, model, body, stream, wants_usage, Patience(2, 60), account, 300.0, 3600.0, Owner())
 
@@ -59,7 +50,7 @@ def route(served_name: str = "m") -> Route:
 
 def test_what_we_do_not_edit_stays_byte_identical() -> None:
     raw = b'{"model": "m", "messages": %s, "temperature": 1e-1,  "odd":{"a" : 1.0e0, "b":"\\u00e9"}}' % MESSAGES
-    _, sent = call_of(raw).for_route(route())
+    _, sent, _ = call_of(raw).attempt(route())
     assert b'"odd":{"a" : 1.0e0, "b":"\\u00e9"}' in sent
     assert b'"temperature":1e-1' in sent
     assert MESSAGES in sent
@@ -68,33 +59,33 @@ def test_what_we_do_not_edit_stays_byte_identical() -> None:
 def test_of_two_equal_keys_the_engine_sees_the_one_that_we_read() -> None:
     raw = b'{"model": "other", "messages": [], "messages": %s, "model": "m"}' % MESSAGES
     call = call_of(raw)
-    _, sent = call.for_route(route())
+    _, sent, _ = call.attempt(route())
     assert call.model == "m"
     assert sent.count(b'"model"') == 1
     assert sent.count(b'"messages"') == 1
 
 
 def test_usage_is_asked_for_and_hidden() -> None:
-    opening, sent = call_of(b'{"model":"m","stream":true,"messages":%s}' % MESSAGES).for_route(route())
+    opening, sent, _ = call_of(b'{"model":"m","stream":true,"messages":%s}' % MESSAGES).attempt(route())
     assert json.loads(sent)["stream_options"] == {"include_usage": True}
     assert opening.hide_usage
 
 
 def test_usage_that_the_client_wants_is_not_hidden() -> None:
     raw = b'{"model":"m","stream":true,"stream_options":{"include_usage":true,"x":1},"messages":%s}' % MESSAGES
-    opening, sent = call_of(raw).for_route(route())
+    opening, sent, _ = call_of(raw).attempt(route())
     assert json.loads(sent)["stream_options"] == {"include_usage": True, "x": 1}
     assert not opening.hide_usage
 
 
 def test_other_stream_options_are_kept() -> None:
     raw = b'{"model":"m","stream":true,"stream_options":{"x":1},"messages":%s}' % MESSAGES
-    _, sent = call_of(raw).for_route(route())
+    _, sent, _ = call_of(raw).attempt(route())
     assert json.loads(sent)["stream_options"] == {"include_usage": True, "x": 1}
 
 
 def test_the_model_gets_the_name_that_the_replica_serves() -> None:
-    _, sent = call_of(b'{"model":"m","messages":%s}' % MESSAGES).for_route(route("gpt-x"))
+    _, sent, _ = call_of(b'{"model":"m","messages":%s}' % MESSAGES).attempt(route("gpt-x"))
     assert json.loads(sent)["model"] == "gpt-x"
 
 
@@ -173,9 +164,9 @@ def test_any_bytes_are_read_or_refused(raw: bytes) -> None:
 )
 def test_unknown_fields_reach_the_engine(extra: dict[str, Any]) -> None:
     body = extra | {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": False}
-    for name in ("max_tokens", "max_completion_tokens", "n", "stream_options"):
+    for name in ("max_tokens", "max_completion_tokens", "n", "stream_options", "x_first", "url", "_url"):
         body.pop(name, None)
-    _, sent = call_of(msgspec.json.encode(body)).for_route(route())
+    _, sent, _ = call_of(msgspec.json.encode(body)).attempt(route())
     assert json.loads(sent) == json.loads(msgspec.json.encode(body))
 
 
@@ -213,7 +204,7 @@ def test_patience_that_makes_no_sense(name: str, value: str) -> None:
 
 def test_times_and_names_go_with_the_request() -> None:
     call = call_of(b'{"model":"m","messages":%s}' % MESSAGES)
-    opening, sent = call.for_route(route())
+    opening, sent, _ = call.attempt(route())
     assert (opening.idle_timeout_s, opening.timeout_s) == (300.0, 3600.0)
     assert (opening.method, opening.path, opening.body_bytes) == ("POST", CHAT.path, len(sent))
     assert opening.headers == {"x-request-id": call.account.request_id}, "and nothing else that a client sent"
@@ -237,9 +228,9 @@ def test_a_body_that_nobody_will_be_sent_again_is_let_go() -> None:
     ],
 )
 def test_a_path_may_name_a_cluster(path: str, cluster: str | None) -> None:
-    plain, named = unpinned(path)
-    assert plain in APIS
-    assert named == cluster
+    place = place_of(path)
+    assert place.api_path in APIS
+    assert place.cluster == cluster
 
 
 @pytest.mark.parametrize(
@@ -255,7 +246,7 @@ def test_a_path_may_name_a_cluster(path: str, cluster: str | None) -> None:
     ],
 )
 def test_other_paths_are_no_such(path: str) -> None:
-    assert unpinned(path)[0] not in APIS
+    assert place_of(path).api_path not in APIS
 
 
 @pytest.mark.parametrize(
@@ -270,3 +261,114 @@ def test_other_paths_are_no_such(path: str) -> None:
 )
 def test_how_many_tokens_are_asked_for(fields: bytes, tokens: int | None) -> None:
     assert most_tokens(parse_body(b'{"model": "m"%b}' % fields)) == tokens
+
+
+# -- where an answer comes from ----------------------------------------------------------------------------------------
+
+ORIGIN = {"cluster": "here", "replica": "rep-1", "engine": "vLLM 0.32", "revision": "abc", "model": "m"}
+DONE = Tail(Outcome.COMPLETE, Usage(3, 2))
+CHUNK = b'data: {"choices":[{"index":0,"delta":{"content":"x"},"finish_reason":"stop"}]}\n\n'
+PLAIN = b'{"choices":[{"index":0,"message":{"role":"assistant","content":"x"},"finish_reason":"stop"}]}'
+
+
+def known(*capabilities: str) -> Route:
+    found = route()
+    found.capabilities = frozenset(capabilities)
+    found.tell_origin("vLLM 0.32", "abc")
+    return found
+
+
+def asked(api: Api, **fields: Any) -> Call:
+    said = {"messages": [{"role": "user", "content": "hi"}], "prompt": "hi", "input": "hi"}
+    body = parse_body(
+        json.dumps({"model": "m", "max_tokens": 9, api.required: said[api.required or ""], **fields}).encode()
+    )
+    model, stream, wants_usage, wants_origin = check_body(body, api)
+    account = Account(IDENTITY, model, api.endpoint, 10)
+    call = Call(api, model, body, stream, wants_usage, Patience(2, 60), account, 300.0, 3600.0, Owner())
+    call.wants_origin = wants_origin
+    return call
+
+
+def last_object(data: bytes) -> dict[str, Any]:
+    """The data of the last event that is one."""
+    events = [event.partition(b"data: ")[2] for event in data.split(b"\n\n") if b"data: {" in event]
+    found: dict[str, Any] = json.loads(events[-1])
+    return found
+
+
+@pytest.mark.parametrize("api", [CHAT, COMPLETIONS, RESPONSES_API, MESSAGES_API], ids=lambda api: api.endpoint)
+@pytest.mark.parametrize("is_native", [True, False])
+def test_a_stream_says_it_in_its_last_event(api: Api, is_native: bool) -> None:
+    if not is_native and not api.by_chat:
+        return
+    call = asked(api, stream=True, x_first=True)
+    opening, sent, answering = call.attempt(known(api.capability if is_native else "chat"))
+    assert b"x_first" not in sent
+    assert answering is not None
+    completed = b'event: response.completed\ndata: {"type":"response.completed","response":{"id":"r"}}\n\n'
+    said = completed if is_native and api is RESPONSES_API else CHUNK
+    told = answering.events(said[:20]) + answering.events(said[20:])
+    assert b"x_first" not in told
+    end = answering.last(DONE)
+    assert end.count(b'"x_first"') == 1
+    assert end.endswith(b"data: [DONE]\n\n") == (api in (CHAT, COMPLETIONS))
+    last = last_object(end)
+    assert last["x_first"] == ORIGIN
+    kinds = {
+        "chat/completions": None,
+        "completions": None,
+        "responses": "response.completed",
+        "messages": "message_stop",
+    }
+    assert last.get("type") == kinds[api.endpoint]
+    assert opening.stream
+
+
+@pytest.mark.parametrize(
+    "api", [CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES_API, MESSAGES_API], ids=lambda api: api.endpoint
+)
+@pytest.mark.parametrize("is_native", [True, False])
+def test_a_plain_answer_says_it(api: Api, is_native: bool) -> None:
+    if not is_native and not api.by_chat:
+        return
+    _, sent, answering = asked(api, x_first=True).attempt(known(api.capability if is_native else "chat"))
+    assert b"x_first" not in sent
+    assert answering is not None
+    assert json.loads(answering.whole(PLAIN, DONE))["x_first"] == ORIGIN
+
+
+@pytest.mark.parametrize("value", [False, None])
+def test_who_does_not_ask_gets_the_answer_straight(value: Any) -> None:
+    _, sent, answering = asked(CHAT, x_first=value).attempt(known("chat"))
+    assert b"x_first" not in sent
+    assert answering is None
+
+
+@pytest.mark.parametrize("value", ["yes", 1, {}])
+def test_the_flag_is_true_or_false(value: Any) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        asked(CHAT, x_first=value)
+    assert caught.value.param == "x_first"
+
+
+def test_a_translated_stream_ends_once() -> None:
+    """And its events may come in pieces: a link cuts what is long."""
+    for api, end in ((MESSAGES_API, b"event: message_stop"), (RESPONSES_API, b"event: response.completed")):
+        for fields in ({}, {"x_first": True}):
+            call = asked(api, stream=True, **fields)
+            _, _, answering = call.attempt(known("chat"))
+            assert answering is not None
+            told = b"".join(answering.events(CHUNK[at : at + 7]) for at in range(0, len(CHUNK), 7))
+            assert (told + answering.last(DONE)).count(end) == 1
+
+
+@pytest.mark.parametrize("options", [None, {"include_usage": True}, {"include_obfuscation": False}])
+def test_in_translation_usage_is_always_asked_for(options: Any) -> None:
+    """What the client says of it is said of its own protocol."""
+    for api in (RESPONSES_API, MESSAGES_API):
+        opening, sent, _ = asked(api, stream=True, stream_options=options).attempt(known("chat"))
+        said = json.loads(sent)["stream_options"]
+        assert said["include_usage"] is True
+        assert api is MESSAGES_API or len(said) == 1, "of that the other protocol knows nothing"
+        assert not opening.hide_usage, "the translation needs it"

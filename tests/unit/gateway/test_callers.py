@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from firstkit.engines.familiar import LONGEST_HEAD_BYTES, MOST_DIGITS, FamiliarHead
-from firstkit.gateway.call import CHAT, EMBEDDINGS, Patience
+from firstkit.gateway.apis import CHAT, EMBEDDINGS
+from firstkit.gateway.call import Patience
 from firstkit.gateway.callers import Caller, familiar, read_caller
+from firstkit.gateway.dialects import CHUNKS
 from firstkit.gateway.request import RequestHead
 from firstkit.ids import digest
 from unit.gateway.support import CHAT_BODY, HOST, IDENTITY, Served, get, request
@@ -32,7 +34,7 @@ GOOD = caller_of(KEY, JSON)
 
 
 def test_a_good_head() -> None:
-    assert Caller(CHAT, digest("key"), USUAL, keeps_alive=True, knows_chunks=True, awaits_go_on=False) == GOOD
+    assert Caller(CHAT, CHUNKS, digest("key"), USUAL, keeps_alive=True, knows_chunks=True, awaits_go_on=False) == GOOD
 
 
 def test_what_else_it_may_say() -> None:

@@ -12,9 +12,12 @@ from hypothesis import strategies as st
 
 from firstkit.errors import EngineFailed, ModelNotReady, Overloaded, Unauthenticated
 from firstkit.gateway import client as client_module
-from firstkit.gateway.client import DONE, Client, status_line
+from firstkit.gateway.client import Client, status_line
+from firstkit.gateway.dialects import CHUNKS
 from unit.gateway.support import Answer
 from unit.gateway.wires import Source, Wire
+
+DONE = CHUNKS.done
 
 
 def on(wire: Wire) -> Client:

@@ -237,7 +237,7 @@ async def test_of_a_model_with_one_replica_nothing_is_hashed(served: Served, mon
 
     monkeypatch.setattr(served.port.hot, "_prefixes", never)
     gateway = served.gateway
-    gateway.reach._anywhere["chat"]["m"] = None  # as if all its deployments served it
+    gateway.reach._anywhere["/v1/chat/completions"]["m"] = None  # as if all its deployments served it
     served.connect().say(request(body={"model": "m", "messages": [{"role": "user", "content": "x" * 9000}]}))
     assert len(served.replica.opened) == 1
 

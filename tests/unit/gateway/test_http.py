@@ -70,7 +70,8 @@ async def test_a_hot_request(served: Served) -> None:
     served.replica.last.answer(b'{"a": 1}')
     [answer] = visit.answers
     assert (answer.status, answer.body) == (200, b'{"a": 1}')
-    assert answer.headers.keys() == {b"date", b"content-type", b"content-length", b"x-first-cluster", b"x-request-id"}
+    origin = {b"x-first-cluster", b"x-first-replica"}
+    assert answer.headers.keys() == {b"date", b"content-type", b"content-length", b"x-request-id"} | origin
     assert visit.is_open
 
 

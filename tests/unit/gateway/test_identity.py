@@ -36,8 +36,8 @@ async def get(gateway: Gateway, path: str, identify_head: Any, forged: Any = Non
     return await ask(Guard(Identify(build_app(gateway), identify_head)), path, identity=forged)
 
 
-@pytest.mark.parametrize("path", ["/health", "/ready"])
-async def test_two_paths_are_open(gateway: Gateway, path: str) -> None:
+@pytest.mark.parametrize("path", ["/health", "/ready", "/resource_server/health", "/resource_server/status"])
+async def test_few_paths_are_open(gateway: Gateway, path: str) -> None:
     assert (await get(gateway, path, nobody)).status == 200
 
 

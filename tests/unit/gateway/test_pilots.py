@@ -118,6 +118,15 @@ async def test_what_is_ready_gets_requests(door: Door) -> None:
     assert door.snapshot("job-1")["job-1"]["replicas"][0]["replica_id"] == "rep-1"
 
 
+async def test_what_an_engine_says_of_its_load_is_a_burden(door: Door) -> None:
+    link = Link()
+    door.hear(link, says("rep-1", running=9, waiting=1, others=2, cache_use=0.5))
+    [route] = door.table.pools["m"].ready
+    assert (route.burden, door.table.pools["m"].finishes) == (3.0, [1.0])
+    door.hear(link, says("rep-1"))
+    assert (route.burden, door.table.pools["m"].finishes) == (0.0, [0.25])
+
+
 async def test_a_pilot_cannot_serve_what_is_not_of_its_job(door: Door) -> None:
     door.hear(Link(), says("rep-3"), says("rep-9"))
     await until(lambda: not door._reading)

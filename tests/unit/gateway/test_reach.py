@@ -7,7 +7,7 @@ import pytest
 from firstkit.auth.permissions import Identity
 from firstkit.config import parse_config
 from firstkit.errors import ClusterNotFound, InvalidRequest
-from firstkit.gateway.call import CHAT, COMPLETIONS, EMBEDDINGS
+from firstkit.gateway.apis import CHAT, COMPLETIONS, EMBEDDINGS
 from firstkit.gateway.identity import LOCAL_ADMIN
 from firstkit.gateway.reach import Reach
 
@@ -93,15 +93,18 @@ def test_where_a_request_may_go() -> None:
     assert REACH.capabilities("everywhere") == {"chat", "completions"}
 
 
+BY_CHAT = "/v1/messages, /v1/messages/count_tokens, /v1/responses"
+
+
 def test_what_is_not_served_where_one_may_go() -> None:
     for who, pin in ((BOB, None), (ADA, "open")):
         with pytest.raises(InvalidRequest) as caught:
             REACH.within(who, "everywhere", COMPLETIONS, pin)
         assert caught.value.code == "unsupported_endpoint"
-        assert "it serves: /v1/chat/completions." in caught.value.message
+        assert f"it serves: /v1/chat/completions, {BY_CHAT}." in caught.value.message
     with pytest.raises(InvalidRequest) as caught:
         REACH.within(ADA, "everywhere", EMBEDDINGS, None)
-    assert "it serves: /v1/chat/completions, /v1/completions." in caught.value.message
+    assert f"it serves: /v1/chat/completions, /v1/completions, {BY_CHAT}." in caught.value.message
 
 
 def test_a_cluster_without_the_model() -> None:

@@ -6,7 +6,7 @@ import asyncio
 import json
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
@@ -16,17 +16,20 @@ from firstkit.accounting.spool import Spool
 from firstkit.auth.authenticator import Identity
 from firstkit.errors import ApiError, StoreUnavailable
 from firstkit.gateway import relay as relay_module
-from firstkit.gateway.call import CHAT, Call, Patience, check_body, parse_body
+from firstkit.gateway.apis import CHAT
+from firstkit.gateway.call import Call, Patience, check_body, parse_body
 from firstkit.gateway.client import Client
 from firstkit.gateway.forecast import Forecasts
 from firstkit.gateway.relay import HELD_BYTES, UNBEGUN_STATUS, Relay
 from firstkit.gateway.request import Account
+from firstkit.gateway.stored import StoredResponses
 from firstkit.gateway.waiting import WaitingRoom
 from firstkit.links.messages import Outcome, Usage
 from firstkit.metrics import REGISTRY
 from firstkit.routing.breaker import FAILURES
 from firstkit.routing.retries import MOST_SAVED
 from firstkit.routing.table import Route, RoutingTable
+from firstkit.store.database import Database
 from unit.gateway.support import Answer, route
 from unit.gateway.upstreams import CHUNK, ByHand, settle, until
 from unit.gateway.wires import Wire
@@ -71,7 +74,7 @@ class World:
         self.room = WaitingRoom(self.table, 2, lambda urgent: None)
         self.spool = Spool(folder)
         self.folder = folder
-        self.relay = Relay(self.room, Forecasts(self.table), self.spool)
+        self.relay = Relay(self.room, Forecasts(self.table), self.spool, StoredResponses(cast(Database, None), 0.0))
 
     def add(self, most: int = 4, cluster: str = "here") -> ByHand:
         """One replica more."""

@@ -1,4 +1,4 @@
-"""Every route names its scope; only /health and /ready are open."""
+"""Every route names its scope; only those of health and status are open."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def scopes(route: APIRoute) -> list[str]:
     return [name for name in found if name.startswith(SCOPE_CHECK)]
 
 
-def test_open_routes_are_these_two() -> None:
+def test_open_routes_are_those_that_need_no_key() -> None:
     routes = all_routes()
     assert len(routes) >= 10
     unscoped = {route.path for route in routes if not scopes(route)}
