@@ -69,6 +69,7 @@ class Api:
     def __init__(self, base_url: str, key: str) -> None:
         parsed = urlsplit(base_url)
         self._base_url, self._host, self._port, self._path = base_url, parsed.hostname, parsed.port, parsed.path
+        self._connect = http.client.HTTPSConnection if parsed.scheme == "https" else http.client.HTTPConnection
         self._headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
 
     def models(self) -> list[dict[str, Any]]:
@@ -89,7 +90,7 @@ class Api:
     @contextmanager
     def _answer(self, method: str, path: str, body: bytes | None = None) -> Iterator[http.client.HTTPResponse]:
         """A good answer, whose body is still to be read; raises ApiFailed for any other, and for none."""
-        with closing(http.client.HTTPConnection(str(self._host), self._port, timeout=SILENCE_S)) as connection:
+        with closing(self._connect(str(self._host), self._port, timeout=SILENCE_S)) as connection:
             try:
                 connection.request(method, self._path + path, body, self._headers)
                 answer = connection.getresponse()

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import gc
-import os
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from firstkit.cli.common import ConfigOption, Server, fail, open_server
+from firstkit.cli.access import known_key
+from firstkit.cli.common import ConfigOption, fail, open_server
 from firstkit.cli.showing import eta
 
 if TYPE_CHECKING:
     from firstkit.cli.api import Api, Waiting
 
-KEY_VARIABLE = "FIRST_API_KEY"
 PROMPT = "> "
 Messages = list[dict[str, str]]
 
@@ -32,7 +31,7 @@ def chat(
 
     gc.enable()
     server = open_server(config)
-    api = Api(server.base_url, _key(server))
+    api = Api(server.base_url, known_key(server))
     question = _piped() if message is None and not sys.stdin.isatty() else message
     if question is not None and not question.strip():
         fail("there is nothing to ask: the message is empty.", "Write for example: first chat 'Name three fruits.'")
@@ -82,21 +81,6 @@ class Notice:
         if self._shown and self._is_terminal:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
         self._shown = ""
-
-
-def _key(server: Server) -> str:
-    from firstkit.cli.demonstration_key import read_key
-
-    key = read_key(server.state_dir) if server.is_demonstration else None
-    key = key or os.environ.get(KEY_VARIABLE, "").strip()
-    if not key:
-        fail(
-            f"no key: {KEY_VARIABLE} is not set, and this is not the demonstration.",
-            f"'first keys create NAME' makes one; then: export {KEY_VARIABLE}=...",
-        )
-    if not key.isascii() or not key.isprintable() or " " in key:
-        fail(f"what {KEY_VARIABLE} holds is not a key.", "'first keys create NAME' makes one.")
-    return key
 
 
 def _piped() -> str:

@@ -16,6 +16,7 @@ COMMANDS = {
     "models": "status.models",
     "explain": "explain.explain",
     "chat": "chat.chat",
+    "configure": "configure.configure",
     "logs": "status.logs",
     "usage": "usage.usage",
     "doctor": "doctor.doctor",

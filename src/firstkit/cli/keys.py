@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -32,20 +34,8 @@ def create(
     config: ConfigOption = None,
 ) -> None:
     """Make a key and print it, the only time that it can be seen."""
-    wanted: Row = {
-        "user": user or login(),
-        "project": project,
-        "scopes": [item.value for item in scope or [Scope.INFERENCE]],
-        "expires_in_s": None if expires is None else _seconds(expires),
-    }
-
-    async def directly(db: Database) -> Row:
-        from firstkit.auth import api_keys
-
-        text, info = await api_keys.create(db, name, **wanted, actor=actor())
-        return {"key": text, **info.as_row()}
-
-    made = ask(config, "/admin/keys", {"name": name, **wanted}, directly)
+    scopes = [item.value for item in scope or [Scope.INFERENCE]]
+    made = make(config, name, user, project, scopes, None if expires is None else _seconds(expires))
     if as_json:
         show_json(made)
         return
@@ -85,17 +75,44 @@ def revoke(
     config: ConfigOption = None,
 ) -> None:
     """End a key: within 5 seconds nobody can use it any more."""
+    revoked = end(config, name_or_prefix)
+    if as_json:
+        show_json(revoked)
+    else:
+        print(f"Revoked the key '{revoked['name']}' ({revoked['prefix']}) of {revoked['user']}.")
+
+
+def make(
+    config: Path | None,
+    name: str,
+    user: str | None = None,
+    project: str = "default",
+    scopes: Sequence[str] = (Scope.INFERENCE.value,),
+    expires_in_s: float | None = None,
+) -> Row:
+    """A new key with its text; ends the command when it fails."""
+    wanted: Row = {"user": user or login(), "project": project, "scopes": list(scopes), "expires_in_s": expires_in_s}
+
+    async def directly(db: Database) -> Row:
+        from firstkit.auth import api_keys
+
+        text, info = await api_keys.create(db, name, **wanted, actor=actor())
+        return {"key": text, **info.as_row()}
+
+    made: Row = ask(config, "/admin/keys", {"name": name, **wanted}, directly)
+    return made
+
+
+def end(config: Path | None, name_or_prefix: str) -> Row:
+    """The key that was revoked; ends the command when that fails."""
 
     async def directly(db: Database) -> Row:
         from firstkit.auth import api_keys
 
         return (await api_keys.revoke(db, name_or_prefix, actor=actor())).as_row()
 
-    revoked = ask(config, "/admin/keys/revoke", {"name_or_prefix": name_or_prefix}, directly)
-    if as_json:
-        show_json(revoked)
-    else:
-        print(f"Revoked the key '{revoked['name']}' ({revoked['prefix']}) of {revoked['user']}.")
+    revoked: Row = ask(config, "/admin/keys/revoke", {"name_or_prefix": name_or_prefix}, directly)
+    return revoked
 
 
 def _seconds(text: str) -> float:
