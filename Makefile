@@ -8,7 +8,8 @@ SECONDS ?= 60
 # Most of the time the slow tests wait for something, so several files run side by side.
 SPREAD ?= -n 3 --dist loadfile
 
-.PHONY: help install up down lab lab-down test test-postgresql test-long fuzz check bench bench-gateways clean
+.PHONY: help install up down lab lab-down test test-postgresql test-long test-clients vllm test-vllm webui test-webui \
+	api-page fuzz check bench bench-gateways clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -48,6 +49,27 @@ test-postgresql: $(INSTALLED) ## the tests that use a database, on PostgreSQL
 test-long: $(INSTALLED) ## what takes longer: chaos, repeated deaths
 	$(BIN)/pytest -m long $(SPREAD) $(ARGS)
 
+test-clients: $(INSTALLED) ## the pages of docs/howto/clients, with the real libraries, which it installs
+	@$(BIN)/python deploy/clients.py --or-skip
+	$(BIN)/pytest tests/clients $(ARGS)
+
+vllm: $(INSTALLED) ## vLLM for CPUs and two small models, in .cache/vllm
+	@$(BIN)/python deploy/make_vllm.py $(ARGS)
+
+test-vllm: $(INSTALLED) ## the API over real vLLM, which it installs; some minutes
+	@$(BIN)/python deploy/make_vllm.py --or-skip
+	$(BIN)/pytest tests/real_vllm $(ARGS)
+
+webui: $(INSTALLED) ## Open WebUI, and what drives a browser, in .cache/webui
+	@$(BIN)/python deploy/make_webui.py $(ARGS)
+
+test-webui: $(INSTALLED) ## Open WebUI over FIRST in a real browser; optional, gigabytes
+	@$(BIN)/python deploy/make_webui.py --or-skip
+	$(BIN)/pytest tests/real_webui $(ARGS)
+
+api-page: $(INSTALLED) ## write docs/reference/api.md anew
+	PYTHONPATH=tests $(BIN)/python -m docs.api_page
+
 fuzz: $(INSTALLED) ## heads, bodies, streams and frames of all kinds, SECONDS of each
 	PYTHONPATH=tests $(BIN)/python -m fuzz --seconds $(SECONDS)
 
@@ -62,9 +84,10 @@ bench: $(INSTALLED) ## the figures of bench/README.md
 	$(BIN)/python bench/vertical.py
 	$(BIN)/python bench/tunnel.py
 	$(BIN)/python bench/federation.py
+	$(BIN)/python bench/translation.py
 
 bench-gateways: $(INSTALLED) ## FIRST beside nginx and vllm-router; ARGS=--quick for a glance
 	$(BIN)/python bench/gateways.py $(ARGS)
 
 clean: down ## remove .venv and all caches
-	rm -rf .venv bench/bin build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .cache bench/bin build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -86,7 +86,7 @@ def cluster() -> tuple[list[Desired], list[ObservedJob], list[ReplicaRow]]:
     desired, jobs, replicas = [], [], []
     for i in range(DEPLOYMENTS):
         scale = Scale(hot=1, max=20)
-        deployment = ResolvedDeployment(f"m{i}@here", f"m{i}", "here", EngineSpec("vllm"), "/w", {}, CORES, scale)
+        deployment = ResolvedDeployment(f"m{i}@here", f"m{i}", "here", EngineSpec("vllm"), "/w", None, {}, CORES, scale)
         desired.append(Desired(deployment, 10 + (i % 10 == 0) - (i % 10 == 1)))
         for j in range(REPLICAS // DEPLOYMENTS):
             job_id, replica_id = f"job-{i}-{j}", f"rep-{i}-{j}"
