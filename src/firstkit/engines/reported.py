@@ -86,6 +86,9 @@ def read_usage(data: Any, request: Open) -> Optional[Usage]:
     """An engine's usage object, of any of the protocols; None when it is none or cannot be true."""
     if not isinstance(data, dict):
         return None
+    prompt, completion = data.get("prompt_tokens"), data.get("completion_tokens")
+    if type(prompt) is int and type(completion) is int:  # as of most
+        return _possible(prompt, completion, request)
     prompt, completion = _first(data, _PROMPT), _first(data, _COMPLETION)
     if prompt is None and completion is None:
         prompt = data.get("total_tokens")  # all that some say of what has no answer in tokens, such as a ranking
@@ -95,7 +98,10 @@ def read_usage(data: Any, request: Open) -> Optional[Usage]:
     remembered = [data.get(key) or 0 for key in _REMEMBERED]
     if any(type(count) is not int for count in (prompt, completion, *remembered)):
         return None
-    prompt += sum(remembered)
+    return _possible(prompt + sum(remembered), completion, request)
+
+
+def _possible(prompt: int, completion: int, request: Open) -> Optional[Usage]:
     if not 0 <= prompt <= request.body_bytes + TEMPLATE_TOKENS or not 0 <= completion <= MOST_COMPLETION_TOKENS:
         return None
     return Usage(prompt, completion)

@@ -14,7 +14,7 @@ from firstkit.errors import InvalidRequest
 from firstkit.gateway.answering import Answering, HeldEnd, Signed, SignedChunks, Straight, Timed, WholeEvents
 from firstkit.gateway.apis import CHAT, COMPLETIONS, MESSAGES_API, RESPONSES_API, Api
 from firstkit.gateway.forms import Form
-from firstkit.gateway.media import check_fields, check_messages
+from firstkit.gateway.media import check_fields, check_messages, names_none
 from firstkit.gateway.request import Account, RequestHead
 from firstkit.links.messages import Open
 from firstkit.routing.table import Route
@@ -202,30 +202,47 @@ class Asked(NamedTuple):
     wants_origin: bool
 
 
-def check_body(body: Body, api: Api) -> Asked:
+def check_body(body: Body, api: Api, text: bytes | None = None) -> Asked:
     """What a body asks for; raises InvalidRequest naming the parameter that is wrong. What is meant for us alone is
-    taken out of it."""
+    taken out of it. ``text``: what it was parsed from, where that is known."""
     model = read(body, "model", str, "")
     if not model:
         raise InvalidRequest("'model' is required.", param="model")
-    for field in body.keys() & (REFUSED_FIELDS | api.refused):
-        if field in REFUSED_FIELDS or not _asks_nothing(body[field]):
-            raise InvalidRequest(f"'{field}' is not accepted by this service.", param=field, code="unsupported_field")
+    if not (REFUSED_FIELDS.isdisjoint(body) and api.refused.isdisjoint(body)):
+        _refuse_fields(body, api)
     if api.tools is not None and "tools" in body:
         _check_tools(body["tools"], api.tools)
     if api.required is not None and _word(body.get(api.required)) in (b"null", b"[]"):
         raise InvalidRequest(f"'{api.required}' is required and may not be empty.", param=api.required)
-    for field in _COUNTS & body.keys():
-        if read(body, field, int, 1) < 1:
-            raise InvalidRequest(f"'{field}' must be at least 1.", param=field)
-    said = api.required if api.is_said else None
-    if said is not None:
-        check_messages(body[said], said, takes_text=api is RESPONSES_API)
-    check_fields(body, said, api.is_said)
+    if not _COUNTS.isdisjoint(body):
+        _check_counts(body)
+    _check_media(body, api, text)
     wants_origin = "x_first" in body and read(body, "x_first", bool, False)
     body.pop("x_first", None)
     stream, wants_usage = _check_stream(body, api)
     return Asked(model, stream, wants_usage, wants_origin)
+
+
+def _refuse_fields(body: Body, api: Api) -> None:
+    for field in body.keys() & (REFUSED_FIELDS | api.refused):
+        if field in REFUSED_FIELDS or not _asks_nothing(body[field]):
+            raise InvalidRequest(f"'{field}' is not accepted by this service.", param=field, code="unsupported_field")
+
+
+def _check_counts(body: Body) -> None:
+    for field in _COUNTS & body.keys():
+        if read(body, field, int, 1) < 1:
+            raise InvalidRequest(f"'{field}' must be at least 1.", param=field)
+
+
+def _check_media(body: Body, api: Api, text: bytes | None) -> None:
+    """All fields one by one, but for the many conversations of which a glance tells that they name no media."""
+    said = api.required if api.is_said else None
+    if said is None:
+        check_fields(body, None, is_said=False)
+    elif text is None or bytes(memoryview(body[said])[:2]) != b"[{" or not names_none(text):
+        check_messages(body[said], said, takes_text=api is RESPONSES_API)
+        check_fields(body, said, is_said=True)
 
 
 _NOTHING = msgspec.Raw(b"null")

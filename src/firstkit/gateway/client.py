@@ -123,6 +123,12 @@ class Client:
         elif self._is_paused:
             source.pause()
 
+    def stop_source(self) -> None:
+        """The rest of what comes from there is of no use. Here and not at its sink, which it holds: they would be a
+        cycle, left to the garbage collector in each request."""
+        if self._source is not None:
+            self._source.cancel()
+
     # -- the answer --------------------------------------------------------------------------------------------
 
     def plain(self, content_type: str, body: bytes) -> None:

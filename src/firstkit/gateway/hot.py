@@ -85,7 +85,7 @@ class HotRoutes:
         """The call that a body asks for; raises InvalidRequest, ModelNotFound, ClusterNotFound."""
         gateway, api = self.gateway, request.caller.api
         form, fields = (None, parse_body(body)) if request.caller.form is None else read_form(request.caller.form, body)
-        asked = check_body(fields, api)
+        asked = check_body(fields, api, body if form is None else None)
         model = gateway.canonical(asked.model, identity)
         within = gateway.reach.within(identity, model, api, request.caller.pin)
         is_plain = within is None and gateway.table.pools[model].is_plain

@@ -22,7 +22,7 @@ from firstkit.gateway.forecast import Forecasts
 from firstkit.gateway.request import Account
 from firstkit.gateway.stored import StoredResponses
 from firstkit.gateway.waiting import Ticket, WaitingRoom
-from firstkit.links.messages import Exchange, Head, Outcome, Tail, Usage
+from firstkit.links.messages import Head, Outcome, Tail, Usage
 from firstkit.metrics import REQUESTS, SPOOL_FAILURES
 from firstkit.routing.table import Route
 
@@ -70,7 +70,7 @@ class Passage:
     """
 
     __slots__ = (
-        "_answering", "_arrived", "_call", "_client", "_events", "_exchange", "_fault", "_head", "_held_bytes",
+        "_answering", "_arrived", "_call", "_client", "_events", "_fault", "_head", "_held_bytes",
         "_is_passed_on", "_is_second", "_parts", "_queue_s", "_relay", "_relayed", "_route", "_speaking",
     )  # fmt: skip
 
@@ -82,7 +82,6 @@ class Passage:
         self._queue_s = 0.0
         self._route: Route
         self._is_second = False
-        self._exchange: Exchange | None = None
         self._answering: Answering | None = None
         self._fault: ApiError | None = None
         """What is wrong with an answer that had begun well."""
@@ -190,8 +189,7 @@ class Passage:
             silence_s = self._silence_left(KEEPALIVE_EVERY_S)
             self._speaking = asyncio.get_running_loop().call_later(silence_s, self._speak)
         REQUESTS.bytes_up += len(body)
-        self._exchange = route.upstream.open(opening, body, self)
-        self._client.listen_to(self._exchange)
+        self._client.listen_to(route.upstream.open(opening, body, self))
 
     def on_head(self, head: Head) -> None:
         self._head = head
@@ -237,8 +235,7 @@ class Passage:
             return answering.events(data)
         except ApiError as fault:
             self._fault = fault
-            if self._exchange is not None:
-                self._exchange.cancel()
+            self._client.stop_source()
             return b""
 
     def _pass_on(self, content_type: str | None, data: bytes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import logging
 import tempfile
@@ -605,3 +606,24 @@ async def test_a_task_that_is_cancelled_lets_go_of_all(folder: Path) -> None:
     visit.transport.break_off()
     await settle()
     assert (served.body_bytes, held(served)) == (0, 0)
+
+
+async def test_a_request_leaves_nothing_to_the_garbage_collector(folder: Path) -> None:
+    """A cycle in each would cost more than the request."""
+    served = serving(folder, replica=AtOnce())
+    visit = served.connect()
+
+    async def serve(count: int) -> None:
+        for _ in range(count):
+            visit.say(request(body=CHAT_BODY))
+            await settle()
+            served.replica.opened.clear()
+
+    await serve(3)
+    gc.collect()
+    gc.disable()
+    try:
+        await serve(100)
+        assert gc.collect() < 100
+    finally:
+        gc.enable()

@@ -32,7 +32,18 @@ TASK = task("tasks/look")
 
 
 def check(api: Api, **fields: Any) -> None:
-    check_body(parse_body(json.dumps({"model": "m", **fields}).encode()), api)
+    """Whether a glance may help or not, and at a short body or a long one: it is all the same."""
+    text = json.dumps({"model": "m", **fields}).encode()
+    glances = (text, text + b" " * 4096, json.dumps(json.loads(text), indent=4).encode())
+    try:
+        check_body(parse_body(text), api)
+    except InvalidRequest:
+        for glance in glances:
+            with pytest.raises(InvalidRequest):
+                check_body(parse_body(text), api, glance)
+        raise
+    for glance in glances:
+        check_body(parse_body(text), api, glance)
 
 
 def image(url: Any) -> dict[str, Any]:
@@ -263,3 +274,48 @@ def test_a_long_text_is_not_read_for_its_words(monkeypatch: pytest.MonkeyPatch, 
     body = {"model": "m", "input": [text, "image"]}
     with pytest.raises(AssertionError):  # of what is no conversation the words alone may be keys; so it shows
         check_body(parse_body(json.dumps({**body, "input": [{"image": text}]}).encode()), EMBEDDINGS)
+
+
+# -- at a glance ---------------------------------------------------------------------------------------------------
+
+KEYS = st.sampled_from(["url", "x_url", "image_embeds", 'a"_url', "text", "urls", "a", "ü", "\n"]) | st.text(max_size=4)
+TEXTS = st.sampled_from(["url", 'the "url": here', "a\\", '"', ":", "_embeds", "x" * 300]) | st.text(max_size=8)
+NESTED = st.recursive(
+    TEXTS | st.none(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3),
+    max_leaves=20,
+)
+
+
+def keys_in(value: Any) -> set[str]:
+    if isinstance(value, list):
+        return set().union(*map(keys_in, value))
+    if isinstance(value, dict):
+        return set(value).union(*map(keys_in, value.values()))
+    return set()
+
+
+@given(NESTED, st.sampled_from([None, 0, 3, 80]), st.booleans(), st.sampled_from([0, 4096]))
+def test_a_glance_misses_no_key(value: Any, indent: int | None, is_ascii: bool, padding: int) -> None:
+    text = json.dumps(value, indent=indent, ensure_ascii=is_ascii).encode("utf-8", "surrogatepass") + b" " * padding
+    if any(key.endswith(("url", "_embeds")) for key in keys_in(value)):
+        assert not media.names_none(text)
+
+
+@pytest.mark.parametrize("key", ["\\u0075rl", "u\\u0072l", "image_ur\\u006c", "image\\u005Furl", "x\\u005fembeds"])
+@pytest.mark.parametrize("padding", [0, 4096])
+def test_a_glance_is_not_deceived_by_escapes(key: str, padding: int) -> None:
+    assert not media.names_none(f'{{"a": "b", "{key}" : "x"}}{" " * padding}'.encode())
+    assert not media.names_none(f'{{"a": "b", "type": "{key}"}}{" " * padding}'.encode())
+
+
+@pytest.mark.parametrize("words", ["word " * 10_000, "grüße\n" * 1000, 'a "url" is not fetched' + "." * 3000])
+def test_a_glance_is_enough_for_texts(words: str) -> None:
+    """However long they are, and whatever they speak of."""
+    body = {"model": "m", "messages": [{"role": "user", "content": words}] * 10, "max_tokens": 7}
+    assert media.names_none(json.dumps(body).encode())
+
+
+def test_a_glance_at_many_quotes_is_a_look_at_all() -> None:
+    assert media.names_none(json.dumps([{"a": "b"}] * 1000).encode())
+    assert not media.names_none(json.dumps([{"a": "b"}] * 1000 + [{"url": "x"}]).encode())
