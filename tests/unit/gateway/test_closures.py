@@ -11,7 +11,7 @@ from firstkit.gateway import closures
 from firstkit.gateway.state import Gateway
 from firstkit.store.clusters import drain, resume
 from unit.gateway.support import route
-from unit.gateway.upstreams import until
+from waiting import until
 
 
 async def ended(running: asyncio.Future[None]) -> None:
@@ -51,7 +51,7 @@ async def test_it_looks_again_and_again(gateway: Gateway, monkeypatch: pytest.Mo
     ticket = gateway.room.join("m")
     gateway.table.calendar.drained = {}
     gateway.table.refresh()
-    await until("a pump", ticket.route.done)
+    await until(ticket.route.done, "a pump")
     assert ticket.route.result() is here
     await ended(running)
 
