@@ -319,3 +319,45 @@ def test_a_glance_is_enough_for_texts(words: str) -> None:
 def test_a_glance_at_many_quotes_is_a_look_at_all() -> None:
     assert media.names_none(json.dumps([{"a": "b"}] * 1000).encode())
     assert not media.names_none(json.dumps([{"a": "b"}] * 1000 + [{"url": "x"}]).encode())
+
+
+# -- long data ---------------------------------------------------------------------------------------------------------
+
+PIECES = st.sampled_from(["data:", "data:x", '"data:', "\\", '"', "url", "AAAA", 'data:"', 'a "data: b'])
+WITH_DATA = st.recursive(
+    st.lists(PIECES, max_size=4).map("".join),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(PIECES, inner, max_size=3),
+    max_leaves=12,
+)
+
+
+def shortened(value: Any) -> Any:
+    """What may differ of ``value``: texts after the beginning of a data: URL."""
+    if isinstance(value, list):
+        return [shortened(each) for each in value]
+    if isinstance(value, dict):
+        return [(shortened(key), shortened(each)) for key, each in value.items()]
+    return value.partition("data:")[0] if "data:" in value else value
+
+
+@given(WITH_DATA, st.sampled_from([None, 2]))
+def test_data_urls_are_cut_where_that_changes_nothing_else(value: Any, indent: int | None) -> None:
+    cut = media._without_data(json.dumps(value, indent=indent).encode())
+    pairs = json.loads(cut, object_pairs_hook=lambda pairs: {"": pairs})
+
+    def plain(found: Any) -> Any:
+        if isinstance(found, list):
+            return [plain(each) for each in found]
+        if isinstance(found, dict):
+            return [(plain(key), plain(each)) for key, each in found[""]]
+        return shortened(found)
+
+    assert plain(pairs) == shortened(value)
+
+
+def test_of_a_picture_only_its_beginning_is_read() -> None:
+    picture = said(image("data:image/png;base64," + "A" * 2_000_000))
+    assert len(media._without_data(json.dumps(picture).encode())) < 200
+    check(CHAT, messages=picture)
+    with pytest.raises(InvalidRequest):
+        check(CHAT, messages=[*picture, *said(image("https://x/a.png"))])
