@@ -5,8 +5,9 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 ARGS ?=
 SECONDS ?= 60
-# Most of the time the slow tests wait for something, so several files run side by side.
-SPREAD ?= -n 3 --dist loadfile
+# Most of the time the slow tests wait for something, so several files run side by side: in their order, by which files
+# with few and long tests come early.
+SPREAD ?= -n 3 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help install up down lab lab-down test test-postgresql test-long test-clients vllm test-vllm webui test-webui \
 	api-page fuzz check bench bench-gateways clean

@@ -67,7 +67,7 @@ class Fruit(BaseModel):
 
 
 def test_structured_output(client: openai.OpenAI) -> None:
-    answer = client.chat.completions.parse(**ASK, response_format=Fruit, max_tokens=60)
+    answer = client.chat.completions.parse(**ASK, response_format=Fruit, max_tokens=200, temperature=0)
     assert isinstance(answer.choices[0].message.parsed, Fruit)
 
 
