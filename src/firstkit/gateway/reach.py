@@ -66,8 +66,8 @@ class Reach:
         return self.deployments[model] if allowed is None else self.deployments[model] & allowed
 
     def capabilities(self, model: str) -> frozenset[str]:
-        """What a model can answer on any of its deployments."""
-        return frozenset(self._able[model])
+        """What a model answers on any of its deployments, in translation or not."""
+        return frozenset(api.capability for api in self.apis.values() if api.served_by(self._able[model]))
 
     def serves(self, model: str, api: Api, cluster: str) -> bool:
         """Whether the deployment of a model on a cluster can answer an API."""

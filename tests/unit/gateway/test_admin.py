@@ -70,7 +70,7 @@ async def test_status_of_a_gateway_that_has_nothing(app: ASGIApp) -> None:
     assert status["controller"] == "silent"
     assert (status["jobs"], status["replicas"]) == ([], [])
     model = {"aliases": ["alias"], "eta_s": None, "in_flight": 0, "reason": "", "ready": 0, "waiting": 0}
-    model |= {"capabilities": ["chat", "completions"], "context_length": None}
+    model |= {"capabilities": ["chat", "completions", "count_tokens", "messages", "responses"], "context_length": None}
     place = {"status": "offline", "eta_s": None, "position": None, "reason": "", "ready": 0, "in_flight": 0, "room": 0}
     model |= {"clusters": [{"name": "here", **place}, {"name": "outside", **place}]}
     assert status["models"][0] == {"id": "m", "status": "offline", **model}

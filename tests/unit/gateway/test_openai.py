@@ -75,7 +75,7 @@ async def test_models_are_listed_with_what_first_knows(gateway: Gateway, app: AS
         ],
         "replicas_ready": 0,
         "context_length": None,
-        "capabilities": ["chat", "completions"],
+        "capabilities": ["chat", "completions", "count_tokens", "messages", "responses"],
         "aliases": ["alias"],
         "description": "a model",
     }

@@ -90,7 +90,7 @@ def test_where_a_request_may_go() -> None:
     assert REACH.within(CHEM, "secret", CHAT, None) is None, "all that there is"
     assert REACH.within(CHEM, "secret", CHAT, "mine") is None
     assert REACH.deployed(ASTRO, "everywhere") == {"open", "ours"}
-    assert REACH.capabilities("everywhere") == {"chat", "completions"}
+    assert REACH.capabilities("everywhere") == {"chat", "completions", "count_tokens", "messages", "responses"}
 
 
 BY_CHAT = "/v1/messages, /v1/messages/count_tokens, /v1/responses"
