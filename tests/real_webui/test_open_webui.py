@@ -1,4 +1,4 @@
-"""Open WebUI in front of FIRST, used by a real browser: what docs/howto/clients/open-webui.md says, done (``make webui``)."""
+"""Open WebUI in front of FIRST, used by a real browser: docs/howto/clients/open-webui.md, done (``make webui``)."""
 
 from __future__ import annotations
 
