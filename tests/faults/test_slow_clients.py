@@ -150,7 +150,7 @@ def test_thousands_of_slow_connections(lab: Lab, size: int) -> None:
 
         meanwhile = latencies(lab, all_left)
         told = [plain(process.communicate()[0]) for process in processes]
-    assert most - few > 1.5 * size, "they were there at the same time"
+    assert most - few > size, "they were there at the same time"
     for text in told:
         assert "service available: NO" not in text
     for text in told[:2]:
