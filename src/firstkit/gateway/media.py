@@ -11,7 +11,7 @@ import msgspec
 
 from firstkit.errors import InvalidRequest
 
-_SIGNS = (b'url"', b'_embeds"')
+_URL, _EMBEDS = _SIGNS = (b'url"', b'_embeds"')
 _LETTERS = (b"\\u004", b"\\u005", b"\\u006", b"\\u007")
 """Without one of these in its bytes nothing names an address or a tensor, in plain letters or escaped ones. In a text
 the quote would be escaped, so that texts may speak of URLs and are not read for that."""
@@ -45,17 +45,18 @@ def names_none(text: bytes) -> bool:
     A key or a type that does ends before a quote. Where quotes are few, as in most requests however long, they are
     found at the speed of memory. Longer than _MOST_WORD_BYTES none is that any engine knows, whatever is escaped in it.
     """
-    if len(text) >= _SHORT_BYTES:
-        start, end = 0, text.find(b'"')
-        for _ in range(_MOST_QUOTES):
-            if end < 0:
-                return True
-            if text.endswith(_WORDS, start, end) or (
-                end - start <= _MOST_WORD_BYTES and _has_escaped_letters(text[start:end])
-            ):
-                break
-            start = end + 1
-            end = text.find(b'"', start)
+    if len(text) < _SHORT_BYTES:  # in plain terms: a generator would cost more than the search
+        return not (_URL in text or _EMBEDS in text or (b"\\" in text and _has_escaped_letters(text)))
+    start, end = 0, text.find(b'"')
+    for _ in range(_MOST_QUOTES):
+        if end < 0:
+            return True
+        if text.endswith(_WORDS, start, end) or (
+            end - start <= _MOST_WORD_BYTES and _has_escaped_letters(text[start:end])
+        ):
+            break
+        start = end + 1
+        end = text.find(b'"', start)
     return not _may_name_media(text, _SIGNS)
 
 
