@@ -72,6 +72,18 @@ def option_fault(name: str, taken: Mapping[str, str], example: str) -> Optional[
     return None
 
 
+def check_options(
+    replica: ReplicaSpec, taken: Mapping[str, str], example: str, kindred: tuple[str, ...], why: str
+) -> None:
+    """Raise ConfigError for an option that nobody may give: see ``option_fault``, or one that begins as ``kindred``."""
+    for name in replica.args:
+        fault = option_fault(name, taken, example)
+        if fault is None and name.startswith(kindred):
+            fault = f"is not allowed: {why}"
+        if fault is not None:
+            raise ConfigError(f"{replica.deployment}: args.{name}: {fault}")
+
+
 def json_at(answers: Mapping[str, bytes], path: str, *keys: Any) -> Any:
     """What the JSON answer of ``path`` has at ``keys``, one inside the other; None where it has not."""
     try:

@@ -9,15 +9,14 @@ from collections.abc import Mapping
 
 from firstkit.engines.engine import Facts, Habits, Launch, Place, ReplicaSpec
 from firstkit.engines.launching import (
+    check_options,
     json_at,
     launch_of,
     option,
-    option_fault,
     tokens_of,
     version_of,
     weights_of,
 )
-from firstkit.errors import ConfigError
 
 CONFIG_FILE = "sglang.yaml"
 """SGLang reads options from it too: a key there stands in no list of processes."""
@@ -58,12 +57,8 @@ class Sglang:
 
     def check(self, replica: ReplicaSpec) -> None:
         weights_of(replica)
-        for name in replica.args:
-            fault = option_fault(name, _TAKEN, "context-length")
-            if fault is None and name.startswith(_KINDRED):
-                fault = "is not allowed: it would keep prompts, or let others than the pilot talk to the engine"
-            if fault is not None:
-                raise ConfigError(f"{replica.deployment}: args.{name}: {fault}")
+        why = "it would keep prompts, or let others than the pilot talk to the engine"
+        check_options(replica, _TAKEN, "context-length", _KINDRED, why)
 
     def launch(self, replica: ReplicaSpec, place: Place) -> Launch:
         """At its usual level SGLang logs all its options with the key among them, hence ``--log-level warning``."""

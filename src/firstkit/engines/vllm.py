@@ -8,15 +8,14 @@ from typing import Any
 
 from firstkit.engines.engine import Facts, Habits, Launch, Place, ReplicaSpec
 from firstkit.engines.launching import (
+    check_options,
     json_at,
     launch_of,
     option,
-    option_fault,
     tokens_of,
     version_of,
     weights_of,
 )
-from firstkit.errors import ConfigError
 
 OWNED = (
     "host",
@@ -72,12 +71,7 @@ class Vllm:
 
     def check(self, replica: ReplicaSpec) -> None:
         weights_of(replica)
-        for name in replica.args:
-            fault = option_fault(name, _TAKEN, "max-model-len")
-            if fault is None and name.startswith(("ssl-", "allowed-")):
-                fault = "is not allowed: only the pilot talks to the engine"
-            if fault is not None:
-                raise ConfigError(f"{replica.deployment}: args.{name}: {fault}")
+        check_options(replica, _TAKEN, "max-model-len", ("ssl-", "allowed-"), "only the pilot talks to the engine")
 
     def launch(self, replica: ReplicaSpec, place: Place) -> Launch:
         engine, weights = replica.engine, weights_of(replica)

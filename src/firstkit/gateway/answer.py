@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from math import ceil
 
+from firstkit.engines.reported import BYTES_PER_TOKEN
 from firstkit.errors import ApiError, EngineFailed, EngineTimeout, InvalidRequest, Overloaded, TooLarge
 from firstkit.links.messages import Head, Outcome, Tail, Usage
 
@@ -15,7 +16,7 @@ def with_usage(tail: Tail, prompt_bytes: int, events: int) -> Tail:
     """``tail`` with an estimate, flagged as one, where nobody could say what was used but something was delivered."""
     if tail.usage is not None or events == 0:
         return tail
-    usage = Usage(prompt_tokens=ceil(prompt_bytes / 4), completion_tokens=events, estimated=True)
+    usage = Usage(prompt_tokens=ceil(prompt_bytes / BYTES_PER_TOKEN), completion_tokens=events, estimated=True)
     return Tail(tail.outcome, usage, tail.error, tail.ttft_s, tail.gap_s, tail.duration_s)
 
 
