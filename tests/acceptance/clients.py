@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +24,16 @@ class Fakes:
 
     lab: Lab
     engines: dict[str, QuickEngine]
+
+    @contextlib.contextmanager
+    def closing(self, model: str) -> Iterator[QuickEngine]:
+        """Within, a request to ``model`` is begun and closed; after that its engine must hear of it within 2 s."""
+        engine = self.engines[model]
+        before = engine.stats.aborted
+        yield engine
+        closed_at = time.monotonic()
+        wait_for("the engine is told", lambda: engine.stats.aborted > before)
+        assert engine.stats.aborted_at[-1] - closed_at < 2.0
 
     def outcome(self, request_id: str | None) -> str:
         """How a request ended, as soon as that is in the ledger."""

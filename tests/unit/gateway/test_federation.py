@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -54,11 +52,13 @@ CAPACITY |= {"memory_bytes": 9, "free_memory_bytes": 9}
 
 
 @pytest.fixture
-async def gateway(folder: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Gateway]:
+def configured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(support, "CONFIG", CONFIG)
-    shutil.copy(empty_database, folder / "first.db")
-    async for gateway in support.made(folder):
-        yield gateway
+
+
+@pytest.fixture
+def gateway(configured: None, gateway: Gateway) -> Gateway:
+    return gateway
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -62,11 +60,13 @@ EMPTY: dict[str, Any] = {
 
 
 @pytest.fixture
-async def gateway(folder: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Gateway]:
+def configured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(support, "CONFIG", CONFIG)
-    shutil.copy(empty_database, folder / "first.db")
-    async for gateway in support.made(folder):
-        yield gateway
+
+
+@pytest.fixture
+def gateway(configured: None, gateway: Gateway) -> Gateway:
+    return gateway
 
 
 @pytest.fixture
