@@ -21,6 +21,7 @@ from typing import Annotated, BinaryIO, Literal
 import msgspec
 from msgspec import Meta
 
+from firstkit.engines.reported import BYTES_PER_TOKEN
 from firstkit.errors import ConfigError, StoreUnavailable
 from firstkit.links.messages import Outcome
 
@@ -94,7 +95,7 @@ class UsageEntry(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", ta
             cluster=None,
             replica_id=None,
             outcome=Outcome.LOST.value,
-            prompt_tokens=-(-opened.prompt_bytes // 4),
+            prompt_tokens=-(-opened.prompt_bytes // BYTES_PER_TOKEN),
             completion_tokens=0,
             estimated=True,
             queue_s=0.0,
