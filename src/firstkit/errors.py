@@ -25,6 +25,8 @@ class ApiError(FirstError):
     type: ClassVar[str] = "server_error"
     code: str = "internal_error"
     retryable: ClassVar[bool] = False
+    is_denial: bool = False
+    """Somebody asked for what they may not have: such is written to the audit log."""
 
     def __init__(
         self,
@@ -56,15 +58,23 @@ class InvalidRequest(ApiError):
 
 
 class Unauthenticated(ApiError):
-    """A valid API key is needed: send the header 'Authorization: Bearer <key>'."""
+    """A valid API key or login is needed: send the header 'Authorization: Bearer <key>'."""
 
     status, type, code = 401, "authentication_error", "invalid_api_key"
+    is_denial = True
 
 
 class Forbidden(ApiError):
-    """This key does not have the scope that this route needs."""
+    """You do not have the scope that this route needs."""
 
     status, type, code = 403, "permission_error", "insufficient_scope"
+    is_denial = True
+
+
+class LoginRefused(Forbidden):
+    """The login is good, but this service does not admit it."""
+
+    code = "login_refused"
 
 
 class NotFound(ApiError):
@@ -127,6 +137,13 @@ class HeadersTooLarge(ApiError):
     status, type, code = 431, "invalid_request_error", "headers_too_large"
 
 
+class BudgetSpent(ApiError):
+    """The budget is used up."""
+
+    status, type, code = 429, "insufficient_quota", "insufficient_quota"
+    is_denial = True
+
+
 class Overloaded(ApiError):
     """Too many requests are waiting for this model."""
 
@@ -173,6 +190,12 @@ class ShuttingDown(ApiError):
     """The gateway is shutting down."""
 
     status, type, code, retryable = 503, "server_error", "shutting_down", True
+
+
+class ProviderUnavailable(ApiError):
+    """The identity provider does not answer, so that nobody can say who this is; try again."""
+
+    status, type, code, retryable = 503, "server_error", "identity_provider_unavailable", True
 
 
 class StoreUnavailable(ApiError):

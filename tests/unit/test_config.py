@@ -45,9 +45,11 @@ def fault(data: Any) -> str:
 
 
 def test_limits_are_off_unless_they_are_given() -> None:
-    assert parse(minimal()).limits == Limits(requests_per_minute_per_key=None, concurrency_per_key=None)
-    given = {"requests_per_minute_per_key": 60, "concurrency_per_key": 4}
-    assert parse(minimal(limits=given)).limits.model_dump() == given
+    assert not any(parse(minimal()).limits.model_dump().values())
+    given = {"requests_per_minute_per_key": 60, "concurrency_per_key": 4, "tokens_per_minute_per_user": "60k"}
+    found = parse(minimal(limits=given)).limits
+    assert found == Limits(**{**given, "tokens_per_minute_per_user": 60_000})
+    assert found.concurrency_per_project is None
 
 
 def test_an_answer_has_an_hour_unless_it_is_said_otherwise() -> None:
@@ -59,9 +61,15 @@ def test_an_answer_has_an_hour_unless_it_is_said_otherwise() -> None:
 
 D = "models.m.deployments[0]"
 FAULTS: list[tuple[dict[str, Any], str]] = [
-    (minimal(sever={}), "  sever: unknown key; allowed: server, auth, limits, clusters, models"),
+    (
+        minimal(sever={}),
+        "  sever: unknown key; allowed: server, auth, limits, accounting, projects, budgets, clusters, models",
+    ),
     ({"clusters": {}}, "  models: missing"),
-    (minimal(server={"lisen": 1}), "  server.lisen: unknown key; allowed: listen, pilot_listen, pilot_urls, state_dir"),
+    (
+        minimal(server={"lisen": 1}),
+        "  server.lisen: unknown key; allowed: listen, pilot_listen, pilot_urls, public_url",
+    ),
     (minimal(server={"listen": "8000"}), "  server.listen: '8000' is not allowed: must be HOST:PORT"),
     (minimal(server={"listen": "h:65536"}), "  server.listen: 'h:65536' is not allowed: must be HOST:PORT"),
     (minimal(server={"listen": "h:²"}), "  server.listen: 'h:²' is not allowed: must be HOST:PORT"),
@@ -78,7 +86,7 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
     ),
     (
         minimal(limits={"tokens": 1}),
-        "  limits.tokens: unknown key; allowed: requests_per_minute_per_key, concurrency_per_key",
+        "  limits.tokens: unknown key; allowed: requests_per_minute_per_key, requests_per_minute_per_user",
     ),
     (minimal(server={"hold": True}), "  server.hold: True is not allowed: must be a duration"),
     (
@@ -91,7 +99,27 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
     (minimal(server={"hold": "9" * 400 + "d"}), "is not allowed: Input should be a finite number"),
     (minimal(server={"max_waiting": 0}), "  server.max_waiting: 0 is not allowed: Input should be greater than"),
     (minimal(auth={"api_keys": False}), "  auth.api_keys: False is not allowed: Input should be True"),
-    (minimal(auth={"globus": {}}), "  auth.globus: unknown key; allowed: api_keys"),
+    (minimal(auth={"ldap": {}}), "  auth.ldap: unknown key; allowed: api_keys, globus, oidc, cache, session"),
+    (minimal(auth={"globus": {"client_id": "x"}}), "  auth.globus.client_id: 'x' is not allowed: must be a UUID"),
+    (minimal(auth={"globus": {}}), "  auth.globus.client_secret_file: missing"),
+    (minimal(auth={"oidc": {"issuer": "x", "audience": "y"}}), "  auth.oidc.issuer: 'x' is not allowed: must be an ad"),
+    (
+        minimal(auth={"oidc": {"issuer": "https://x.org", "audience": "y", "introspection": True}}),
+        "  auth.oidc: introspection: client_id and client_secret_file are needed with it",
+    ),
+    (
+        minimal(auth={"oidc": {"issuer": "https://x.org", "audience": "y", "algorithms": ["none"]}}),
+        "  auth.oidc.algorithms[0]: 'none' is not allowed: Input should be 'RS256'",
+    ),
+    (minimal(server={"trusted_proxies": ["x"]}), "  server.trusted_proxies[0]: 'x' is not allowed: must be an address"),
+    (minimal(server={"public_url": "x.org"}), "  server.public_url: 'x.org' is not allowed: must be an address such"),
+    (minimal(projects={"a": {"domains": ["x"]}}), "  projects.a.domains[0]: 'x' is not allowed: must be a domain"),
+    (minimal(projects={"a": {"share": 0}}), "  projects.a.share: 0 is not allowed: Input should be greater than 0"),
+    (minimal(budgets=[{"project": "a"}]), "  budgets[0]: one of tokens and node_hours is needed, and not both"),
+    (minimal(budgets=[{"tokens": "many"}]), "  budgets[0].tokens: 'many' is not allowed: must be a whole number such"),
+    (minimal(budgets=[{"tokens": 1, "model": "x"}]), "  budgets[0].model: 'x' is not a model; allowed: m"),
+    (minimal(budgets=[{"node_hours": 1, "each": "user"}]), "  budgets[0]: node_hours: these are of projects"),
+    (minimal(budgets=[{"tokens": 1, "each": "user", "user": "x"}]), "  budgets[0]: each: the user is named"),
     (minimal(clusters={"a b": {}}), "  clusters.a b: 'a b' is not allowed: must be letters, digits"),
     (minimal(clusters={"here": {"scheduler": {"kind": "pbs"}}}), "  clusters.here.scheduler.kind: 'pbs' is not"),
     (minimal(clusters={"here": {"x": 1}}), "  clusters.here.x: unknown key; allowed: kind, scheduler, carrier, link"),
@@ -205,7 +233,7 @@ def test_a_state_directory_that_cannot_be(path: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "[]", "x", "1", "null"])
 def test_a_file_that_is_no_mapping(text: str) -> None:
-    with pytest.raises(ConfigError, match="must be a mapping with the keys server, auth, limits, clusters, models"):
+    with pytest.raises(ConfigError, match="must be a mapping with the keys server, auth, limits, accounting, projects"):
         parse_config(text)
 
 

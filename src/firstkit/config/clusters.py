@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AwareDatetime, Discriminator, Field, Tag, model_validator
 
+from firstkit.config.auth import Access
 from firstkit.config.engines import Engine
 from firstkit.config.kinds import Folder, Line, Name, Seconds, Section
 
@@ -97,19 +98,6 @@ class Link(Section):
     def _fits_kind(self) -> Link:
         if self.proxy is not None and self.kind != "tunnel":
             raise ValueError("proxy: only links of kind 'tunnel' go through a proxy")
-        return self
-
-
-class Access(Section):
-    """Who may use a cluster: members of one of the projects, and the users. Absent: everybody."""
-
-    projects: tuple[Line, ...] = ()
-    users: tuple[Line, ...] = ()
-
-    @model_validator(mode="after")
-    def _names_somebody(self) -> Access:
-        if not self.projects and not self.users:
-            raise ValueError("at least one of projects and users is needed; leave 'access' out to admit everybody")
         return self
 
 

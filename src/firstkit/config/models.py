@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
+from firstkit.config.accounting import ModelLimits
+from firstkit.config.auth import Access
 from firstkit.config.clusters import Directive
 from firstkit.config.engines import Engine
 from firstkit.config.kinds import GIB, Line, ModelName, Name, Seconds, Section
@@ -84,4 +86,7 @@ class Model(Section):
 
     aliases: tuple[ModelName, ...] = ()
     description: str = ""
+    access: Access | None = None
+    limits: ModelLimits = ModelLimits()
+    default_max_tokens: int = Field(default=8192, ge=1, le=10_000_000)
     deployments: tuple[Deployment, ...] = Field(min_length=1)

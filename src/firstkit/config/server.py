@@ -1,13 +1,12 @@
-"""Sections ``server``, ``auth`` and ``limits``."""
+"""Section ``server``."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 from pydantic import Field, model_validator
 
-from firstkit.config.kinds import Folder, HostPort, Seconds, Section
+from firstkit.config.kinds import Folder, HostPort, Network, Seconds, Section, Web
 
 
 class Server(Section):
@@ -16,11 +15,14 @@ class Server(Section):
     listen: HostPort = "127.0.0.1:8000"
     pilot_listen: HostPort | None = None
     pilot_urls: tuple[HostPort, ...] = ()
+    public_url: Web | None = None
+    trusted_proxies: tuple[Network, ...] = ()
     state_dir: Folder = Path()
     database: str | None = None
     hold: Seconds = 2.0
     max_wait: Seconds = 300.0
     max_waiting: int = Field(default=256, ge=1)
+    max_waiting_per_user: int = Field(default=64, ge=1)
     idle_timeout: Seconds = Field(default=300.0, gt=0)
     total_timeout: Seconds = Field(default=3600.0, gt=0)
     keep_responses: Seconds = 0.0
@@ -54,16 +56,3 @@ class Server(Section):
 
     def path(self, name: str) -> Path:
         return self.state_dir / name
-
-
-class Auth(Section):
-    """Who may come in. This version knows API keys."""
-
-    api_keys: Literal[True] = True
-
-
-class Limits(Section):
-    """What one key may do; absent: as much as it likes."""
-
-    requests_per_minute_per_key: int | None = Field(default=None, ge=1, le=10_000_000)
-    concurrency_per_key: int | None = Field(default=None, ge=1, le=10_000_000)

@@ -8,10 +8,12 @@ from typing import Any
 
 from pydantic import model_validator
 
+from firstkit.config.accounting import Accounting, Budget, Limits, Project
+from firstkit.config.auth import Auth
 from firstkit.config.clusters import Cluster, LocalScheduler, SlurmScheduler
-from firstkit.config.kinds import ModelName, Name, Section
+from firstkit.config.kinds import Line, ModelName, Name, Section
 from firstkit.config.models import Deployment, Model, Scale, Weights
-from firstkit.config.server import Auth, Limits, Server
+from firstkit.config.server import Server
 from firstkit.engines.engine import EngineSpec, ReplicaSpec
 from firstkit.engines.registry import OF_FILES
 from firstkit.schedulers.scheduler import Resources
@@ -24,6 +26,9 @@ class Config(Section):
     server: Server = Server()
     auth: Auth = Auth()
     limits: Limits = Limits()
+    accounting: Accounting = Accounting()
+    projects: dict[Line, Project] = {}
+    budgets: tuple[Budget, ...] = ()
     clusters: dict[Name, Cluster]
     models: dict[ModelName, Model]
 
@@ -51,6 +56,14 @@ class Config(Section):
                 if deployment.cluster in seen:
                     raise ValueError(f"{where}.cluster: '{deployment.cluster}' has a deployment of this model already")
                 seen.add(deployment.cluster)
+        return self
+
+    @model_validator(mode="after")
+    def _budgets_are_of_models(self) -> Config:
+        for i, budget in enumerate(self.budgets):
+            if budget.model is not None and budget.model not in self.models:
+                known = ", ".join(self.models)
+                raise ValueError(f"budgets[{i}].model: '{budget.model}' is not a model; allowed: {known}")
         return self
 
     def _check_deployment(self, deployment: Deployment, where: str) -> None:

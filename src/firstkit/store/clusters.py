@@ -10,7 +10,8 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from firstkit.clock import now
-from firstkit.store.tables import audit, drained_clusters
+from firstkit.store.audit import note
+from firstkit.store.tables import drained_clusters
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ async def drained(conn: AsyncConnection) -> dict[str, Drained]:
     return {row.name: Drained(row.at, row.actor, row.message) for row in rows}
 
 
-async def drain(conn: AsyncConnection, name: str, actor: str, message: str) -> None:
+async def drain(conn: AsyncConnection, name: str, actor: str, message: str, source: str = "") -> None:
     """Drain a cluster; once more changes its message. The caller checks that there is such a cluster."""
     row = {"at": now(), "actor": actor, "message": message}
     again = update(drained_clusters).where(drained_clusters.c.name == name).values(**row)
@@ -38,17 +39,12 @@ async def drain(conn: AsyncConnection, name: str, actor: str, message: str) -> N
                 await conn.execute(insert(drained_clusters).values(name=name, **row))
         except IntegrityError:  # somebody else drained it in the same moment
             await conn.execute(again)
-    await _audit(conn, "cluster.drain", name, actor, message)
+    await note(conn, actor, "cluster.drain", name, {"message": message}, source)
 
 
-async def resume(conn: AsyncConnection, name: str, actor: str) -> bool:
+async def resume(conn: AsyncConnection, name: str, actor: str, source: str = "") -> bool:
     """Take a cluster into service again; returns whether it was drained."""
     done = await conn.execute(delete(drained_clusters).where(drained_clusters.c.name == name))
     if done.rowcount:
-        await _audit(conn, "cluster.resume", name, actor, "")
+        await note(conn, actor, "cluster.resume", name, {}, source)
     return bool(done.rowcount)
-
-
-async def _audit(conn: AsyncConnection, action: str, name: str, actor: str, message: str) -> None:
-    row = {"at": now(), "actor": actor, "action": action, "subject": name, "details": {"message": message}}
-    await conn.execute(insert(audit).values(**row))

@@ -89,6 +89,18 @@ class NewReplica:
 
 
 @dataclass(frozen=True, slots=True)
+class Charge:
+    """Whom the scheduler of a cluster charges: the account of jobs that name none of their own, and the user under
+    whose name jobs are submitted. None: nobody said."""
+
+    account: str | None = None
+    submit_as: str | None = None
+
+
+NOBODY = Charge()
+
+
+@dataclass(frozen=True, slots=True)
 class Observation:
     """How long something took, in seconds, and what had been forecast for it."""
 
@@ -234,7 +246,13 @@ _REPLICA = [replicas.c[field.name] for field in fields(ReplicaRow)]
 
 
 async def add_job(
-    conn: AsyncConnection, job_id: str, cluster: str, resources: Resources, token_sha256: str, at: datetime
+    conn: AsyncConnection,
+    job_id: str,
+    cluster: str,
+    resources: Resources,
+    token_sha256: str,
+    at: datetime,
+    charge: Charge = NOBODY,
 ) -> None:
     """A job in state PLANNED: its row is there before any scheduler hears of it."""
     await conn.execute(
@@ -243,7 +261,8 @@ async def add_job(
             cluster=cluster,
             state=JobState.PLANNED,
             spec=to_dict(resources),
-            account=resources.account,
+            account=resources.account or charge.account,
+            submit_as=charge.submit_as,
             token_sha256=token_sha256,
             created_at=at,
         )

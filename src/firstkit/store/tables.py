@@ -23,6 +23,8 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    false,
+    text,
 )
 
 from firstkit.links.messages import Outcome
@@ -88,8 +90,53 @@ users = Table(
     Column("name", String(200), nullable=False, unique=True),
     Column("email", String(320)),
     Column("is_admin", Boolean, nullable=False, default=False),
+    Column("roles", JSON, nullable=False, server_default=text("'[]'")),
+    Column("groups", JSON, nullable=False, server_default=text("'[]'")),  # with the next two: as the last login told
+    Column("domains", JSON, nullable=False, server_default=text("'[]'")),
+    Column("claimed_projects", JSON, nullable=False, server_default=text("'[]'")),
+    Column("default_project_id", String(64)),
+    Column("seen_at", UtcTime),  # the last login; null: this user has none
+    Column("disabled_at", UtcTime),
     _created(),
 )
+
+identities = Table(
+    "identities",
+    metadata,
+    Column("issuer", String(300), primary_key=True),
+    Column("subject", String(300), primary_key=True),
+    Column("user_id", ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
+    _created(),
+    Index(None, "user_id"),
+)
+"""Who a user is to an identity provider: never by name, which another may have there tomorrow."""
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("sha256", String(64), primary_key=True),
+    Column("user_id", ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
+    Column("issuer", String(300), nullable=False),
+    _created(),
+    Column("expires_at", UtcTime, nullable=False),
+    Index(None, "expires_at"),
+    Index(None, "user_id"),
+)
+"""Browsers in which somebody is logged in."""
+
+logins = Table(
+    "logins",
+    metadata,
+    Column("state_sha256", String(64), primary_key=True),
+    Column("browser_sha256", String(64), nullable=False),
+    Column("provider", String(20), nullable=False),
+    Column("nonce", String(100), nullable=False),
+    Column("verifier", String(200), nullable=False),
+    Column("return_to", String(500), nullable=False),
+    Column("expires_at", UtcTime, nullable=False),
+    Index(None, "expires_at"),
+)
+"""Logins of browsers that are under way at an identity provider."""
 
 projects = Table(
     "projects",
@@ -119,14 +166,19 @@ api_keys = Table(
     Column("user_id", ForeignKey("users.id"), nullable=False),
     Column("project_id", ForeignKey("projects.id"), nullable=False),
     Column("scopes", JSON, nullable=False),
+    Column("projects", JSON),  # names of further projects that a request may be charged to; null: none
+    Column("models", JSON),  # canonical names of those that it is for; null: all
+    Column("is_personal", Boolean, nullable=False, server_default=false()),  # made by its user, for what that one may
     _created(),
     Column("expires_at", UtcTime),
     Column("revoked_at", UtcTime),
+    Index(None, "user_id"),
 )
-# One name for one living key; a revoked name may be used again. On PostgreSQL the index has the same condition: the
-# migration says so, and saying it here would import that dialect, 30 ms of every command.
+# One name for one living key of a user; a revoked name may be used again. On PostgreSQL the index has the same
+# condition: the migration says so, and saying it here would import that dialect, 30 ms of every command.
 Index(
     "uq_api_keys_living_name",
+    api_keys.c.user_id,
     api_keys.c.name,
     unique=True,
     sqlite_where=api_keys.c.revoked_at.is_(None),
@@ -265,5 +317,30 @@ audit = Table(
     Column("action", String(100), nullable=False),
     Column("subject", String(300), nullable=False),
     Column("details", JSON, nullable=False),
+    Column("source", String(100), nullable=False, server_default=text("''")),  # its address; empty: this machine
+    Column("count", Integer, nullable=False, server_default="1"),  # so many alike within seconds
     Index(None, "at"),
 )
+"""What was done and what was denied. Rows are only added: triggers of the database refuse all else."""
+
+budgets = Table(
+    "budgets",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("project_id", ForeignKey("projects.id", ondelete="CASCADE")),
+    Column("user_id", ForeignKey("users.id", ondelete="CASCADE")),
+    Column("model", String(300)),
+    Column("each", String(10)),
+    Column("tokens", BigInteger),
+    Column("node_hours", Float),
+    Column("period", String(10), nullable=False),
+    Column("stop", String(10), nullable=False),
+    Column("warn_at", Float, nullable=False),
+    _created(),
+    CheckConstraint("(tokens IS NULL) <> (node_hours IS NULL)", name="one_unit"),
+    CheckConstraint("tokens >= 0 AND node_hours >= 0", name="not_negative"),
+    CheckConstraint("period IN ('day', 'week', 'month', 'year', 'total')", name="period"),
+    CheckConstraint("stop IN ('hard', 'soft')", name="stop"),
+    CheckConstraint("each IN ('user', 'project')", name="each"),
+)
+"""What may be used in a period of UTC, beside the budgets of the configuration."""
