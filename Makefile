@@ -9,8 +9,8 @@ SECONDS ?= 60
 # with few and long tests come early.
 SPREAD ?= -n 3 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help install up down lab lab-down test test-postgresql test-long test-clients vllm test-vllm webui test-webui \
-	api-page fuzz check bench bench-gateways clean
+.PHONY: help install up down lab lab-down test test-postgresql test-long test-clients oidc vllm test-vllm webui test-webui \
+	api-page permissions-page fuzz check bench bench-gateways clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -41,7 +41,11 @@ lab: $(INSTALLED) ## two real Slurm clusters on this machine, and FIRST over bot
 lab-down: $(INSTALLED) ## stop what `make lab` started
 	@$(BIN)/python deploy/lab.py down
 
+oidc: $(INSTALLED) ## an OpenID provider for tests, in .cache/oidc
+	@$(BIN)/python deploy/make_oidc.py $(ARGS)
+
 test: $(INSTALLED) ## everything that this machine can test, some minutes
+	@$(BIN)/python deploy/make_oidc.py --or-skip
 	$(BIN)/pytest -m "not long" $(SPREAD) $(ARGS)
 
 test-postgresql: $(INSTALLED) ## the tests that use a database, on PostgreSQL
@@ -71,6 +75,9 @@ test-webui: $(INSTALLED) ## Open WebUI over FIRST in a real browser; optional, g
 api-page: $(INSTALLED) ## write docs/reference/api.md anew
 	PYTHONPATH=tests $(BIN)/python -m docs.api_page
 
+permissions-page: $(INSTALLED) ## write docs/reference/permissions.md anew
+	PYTHONPATH=tests $(BIN)/python -m docs.permissions_page
+
 fuzz: $(INSTALLED) ## heads, bodies, streams and frames of all kinds, SECONDS of each
 	PYTHONPATH=tests $(BIN)/python -m fuzz --seconds $(SECONDS)
 
@@ -86,6 +93,10 @@ bench: $(INSTALLED) ## the figures of bench/README.md
 	$(BIN)/python bench/tunnel.py
 	$(BIN)/python bench/federation.py
 	$(BIN)/python bench/translation.py
+	$(BIN)/python bench/identity.py
+	$(BIN)/python bench/limits.py
+	$(BIN)/python bench/fairness.py
+	$(BIN)/python bench/node_hours.py
 
 bench-gateways: $(INSTALLED) ## FIRST beside nginx and vllm-router; ARGS=--quick for a glance
 	$(BIN)/python bench/gateways.py $(ARGS)

@@ -141,3 +141,34 @@ def test_anything_else_is_no_key(text: str) -> None:
 def test_the_form_of_a_key(text: str) -> None:
     assert api_keys.parse_key(text) == text[6:18]
     assert api_keys.parse_key(text + "\n") is None
+
+
+async def test_a_key_of_an_operator_for_several_projects_and_some_models(db: Database) -> None:
+    await _create(db, project="climate", projects=["fusion", "climate"], models=["m"])
+    assert await _count(db, members) == 2
+    [info] = await api_keys.list_keys(db)
+    assert (info.project, info.projects, info.models, info.is_personal) == ("climate", ("fusion",), ("m",), False)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "param"),
+    [
+        ({"models": []}, "models"),
+        ({"models": ["a\x00"]}, "models"),
+        ({"models": ["m"] * 101}, "models"),
+        ({"projects": [""]}, "projects"),
+        ({"projects": ["p"] * 101}, "projects"),
+    ],
+)
+async def test_bad_projects_and_models_are_refused_by_name(db: Database, wanted: dict[str, Any], param: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        await _create(db, **wanted)
+    assert caught.value.param == param
+    assert await _count(db, users) == 0
+
+
+async def test_the_address_that_an_act_came_from_is_kept(db: Database) -> None:
+    await _create(db, source="192.0.2.7")
+    await api_keys.revoke(db, "k", actor="a", source="2001:db8::1")
+    async with db.read() as conn:
+        assert list(await conn.scalars(select(audit.c.source).order_by(audit.c.id))) == ["192.0.2.7", "2001:db8::1"]
