@@ -16,6 +16,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 REGISTRY = CollectorRegistry()
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _GAPS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 5)
+_RATIOS = (0.1, 0.25, 0.5, 0.75, 0.9, 1, 1.1, 1.25, 1.5, 2, 3, 5, 10, 30, 100, 1000)
 _LAGS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1)
 
 WAITING = Gauge("first_requests_waiting", "Requests that wait for a replica now.", ["model"], registry=REGISTRY)
@@ -69,7 +70,7 @@ class ModelSeries:
     tenth of what a small request costs.
     """
 
-    __slots__ = ("completion_tokens", "endings", "gap", "prompt_tokens", "queue", "ttft")
+    __slots__ = ("completion_tokens", "endings", "estimate", "gap", "prompt_tokens", "queue", "ttft")
 
     def __init__(self) -> None:
         self.endings: dict[tuple[str, str], int] = {}
@@ -78,6 +79,7 @@ class ModelSeries:
         self.queue = Tally(_SECONDS)
         self.ttft = Tally(_SECONDS)
         self.gap = Tally(_GAPS)
+        self.estimate = Tally(_RATIOS)
 
     def count(self, endpoint: str, outcome: str) -> None:
         """One request more that ended so."""
@@ -114,6 +116,11 @@ class Requests(Collector):
             attrgetter("gap"),
         )
         yield self._tallies("first_queue_seconds", "Time that a request waited for a replica.", attrgetter("queue"))
+        yield self._tallies(
+            "first_estimate_error_ratio",
+            "Tokens that a request was expected to need, over those that it used. Those of which an engine told.",
+            attrgetter("estimate"),
+        )
         relayed = CounterMetricFamily(
             "first_relay_bytes", "Bytes of bodies relayed, to replicas and to clients.", labels=["direction"]
         )

@@ -14,3 +14,10 @@ class Grouping(str, Enum):
     KEY = "key"
     MODEL = "model"
     CLUSTER = "cluster"
+
+
+class NodeHourGrouping(str, Enum):
+    """By what node-hours may be broken down, beside cluster, account and project. Months are those of UTC."""
+
+    MONTH = "month"
+    MODEL = "model"

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from operator import attrgetter
@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
-from firstkit.accounting.spool import BAD_LINES, OPENED, UsageEntry, full_segments, lines_of, read_line
+from firstkit.accounting.spool import BAD_LINES, OPENED, Spool, UsageEntry, full_segments, lines_of, read_line
 from firstkit.errors import StoreUnavailable
 from firstkit.links.messages import Usage
 from firstkit.store.database import Database
@@ -123,6 +123,31 @@ class Loader:
                 file.write(b"\n".join(lines) + b"\n")
         except OSError as exc:
             raise StoreUnavailable("Malformed lines of usage cannot be put aside.") from exc
+
+
+class TurnOver:
+    """Makes what was written to a spool part of full files, every second, so that a loader may take it.
+
+    While it is ``held``, nothing that is written reaches the ledger.
+    """
+
+    def __init__(self, spool: Spool) -> None:
+        self.spool = spool
+        self._lock = asyncio.Lock()
+
+    async def run(self) -> None:
+        """Turn over every second, for ever."""
+        await again_and_again(self._once)
+
+    async def _once(self) -> None:
+        async with self._lock:
+            self.spool.turn_over()
+
+    @contextlib.asynccontextmanager
+    async def held(self) -> AsyncIterator[Spool]:
+        """The spool, which only the caller turns over until the end of the block."""
+        async with self._lock:
+            yield self.spool
 
 
 async def entry_of(db: Database, request_id: str) -> UsageEntry | None:

@@ -1,92 +1,294 @@
-"""What one key may do: requests per minute and requests at a time. Pure: times come in, monotonic seconds."""
+"""How much at a time and a minute: of keys, users, projects and models. Pure: times come in, monotonic seconds.
+
+What is limited is written down once; a request costs what is configured, and nothing where nothing is.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Mapping
+from math import inf
+from operator import attrgetter
 
-from firstkit.errors import RateLimited
+from firstkit.accounting.estimate import Estimate
+from firstkit.auth.permissions import Identity
+from firstkit.config.accounting import Limits as AllLimits
+from firstkit.config.accounting import ModelLimits
+from firstkit.errors import InvalidRequest, RateLimited
 
 WINDOW_S = 60.0
 BUSY_RETRY_S = 1.0
+_TINY = 1e-6
+"""Beside what floats make of a minute's steps."""
 
 
-@dataclass(slots=True)
-class Standing:
-    """How a key stands with its requests per minute; ``reset_s``: until all of them are free again."""
+class OverLimit(InvalidRequest):
+    """The request may need more tokens than are allowed in a whole minute."""
 
-    limit: int
-    remaining: int
-    reset_s: float
+    code = "over_token_limit"
 
 
-class _Key:
-    """One key: its theoretical arrival time, and how many of its requests are under way."""
+# -- those whom limits count for ---------------------------------------------------------------------------------------
 
-    __slots__ = ("due", "running")
 
-    def __init__(self) -> None:
-        self.due = 0.0
+class _Subject:
+    """A key, a user, a project or a model: when all of its requests, and all of its tokens, will be free again, by the
+    generic cell rate algorithm (GCRA); and how many of its requests are under way."""
+
+    __slots__ = ("requests_due", "running", "tokens_due", "who")
+
+    def __init__(self, who: str) -> None:
+        self.who = who
+        self.requests_due = 0.0
+        self.tokens_due = 0.0
         self.running = 0
 
+    def is_free(self, now: float) -> bool:
+        """Whether nothing would be lost if it were forgotten."""
+        return not self.running and self.requests_due <= now and self.tokens_due <= now
 
-class KeyLimits:
-    """The generic cell rate algorithm (GCRA) by key: a minute's requests at once, then as many as time frees.
 
-    None for a limit means that there is none. Keys are remembered as long as the process lives: they are those that
-    the store knows, not what anybody sends.
+class _Kind:
+    """All keys, users or projects, for all of their requests or for those to one model, and what each of them may do: a
+    minute's worth at once, then as much as time frees. What is not limited has steps of no length.
+
+    Who is free is forgotten: for each who is new, two that are known are looked at.
     """
 
-    def __init__(self, per_minute: int | None = None, at_a_time: int | None = None) -> None:
-        self._per_minute = per_minute
-        self._at_a_time = at_a_time
-        self._step_s = WINDOW_S / per_minute if per_minute else 0.0
-        self._keys: dict[str, _Key] = {}
+    __slots__ = (
+        "_names", "_order", "_sentences", "at_a_time", "request_step_s", "requests", "subjects", "token_step_s",
+        "tokens", "who",
+    )  # fmt: skip
 
-    def enter(self, key: str, now: float) -> Standing | None:
-        """Count a request in; raises RateLimited, and then it is not. Every request that came in has to ``leave``."""
-        known = self._keys.get(key)
-        if known is None:
-            known = self._keys[key] = _Key()
-        if self._at_a_time is not None and known.running >= self._at_a_time:
-            message = f"This key has {known.running} requests under way; {self._at_a_time} are allowed at a time."
-            raise RateLimited(message, retry_after_s=BUSY_RETRY_S, headers=rate_headers(self._standing(known, now)))
-        if self._per_minute is not None:
-            self._count(known, now)
-        known.running += 1
-        return self._standing(known, now)
+    def __init__(self, limits: AllLimits | ModelLimits, of: str, model: str | None) -> None:
+        """``of``: ``key``, ``user``, ``project``; empty for a model as a whole."""
+        end = f"_per_{of}" if of else ""
+        where = "limits." if model is None else f"models.{model}.limits."
+        whose = f"This {of}" if of else f"The model '{model}'"
+        of_what = f" of the model '{model}'" if of and model else ""
+        said = {unit: getattr(limits, f"{name}{end}") for unit, name in _NAMES.items()}
+        self._names = {unit: f"{where}{name}{end}" for unit, name in _NAMES.items()}
+        self._sentences = {unit: f"{whose} may have {limit} {unit}{of_what}." for unit, limit in said.items()}
+        self.who = _WHO[of]
+        """Whom a request counts for; nobody where that is empty."""
+        self.requests, self.tokens, self.at_a_time = (inf if limit is None else limit for limit in said.values())
+        self.request_step_s = WINDOW_S / self.requests
+        self.token_step_s = WINDOW_S / self.tokens
+        self.subjects: dict[str, _Subject] = {}
+        self._order: deque[_Subject] = deque()
 
-    def leave(self, key: str) -> None:
-        """A request that came in has ended."""
-        self._keys[key].running -= 1
+    @property
+    def limits_nothing(self) -> bool:
+        return self.requests == self.tokens == self.at_a_time == inf
 
-    def _count(self, known: _Key, now: float) -> None:
-        due = max(known.due, now) + self._step_s
-        too_early_s = due - now - WINDOW_S
-        if too_early_s > 1e-9:
-            message = f"This key may send {self._per_minute} requests a minute."
-            raise RateLimited(message, retry_after_s=too_early_s, headers=rate_headers(self._standing(known, now)))
-        known.due = due
+    def meet(self, who: str, now: float) -> _Subject:
+        """Somebody new."""
+        for _ in range(min(2, len(self._order))):
+            other = self._order.popleft()
+            if other.is_free(now):
+                del self.subjects[other.who]
+            else:
+                self._order.append(other)
+        subject = self.subjects[who] = _Subject(who)
+        self._order.append(subject)
+        return subject
 
-    def _standing(self, known: _Key, now: float) -> Standing | None:
-        if self._per_minute is None:
+    def refusal(self, unit: str, wait_s: float) -> RateLimited:
+        return RateLimited(self._sentences[unit], retry_after_s=wait_s, details={"limit": self._names[unit]})
+
+    def cut(self, estimate: Estimate) -> float:
+        """The tokens that a request is charged that may need more than a whole minute's: those of a minute, where it is
+        not the client who said how long the answer may be. Raises OverLimit."""
+        if estimate.given or estimate.prompt >= self.tokens:
+            raise OverLimit(
+                f"{self._sentences[_TOKENS]} This request may need {estimate.tokens} alone: {estimate.prompt} for its "
+                f"prompt, {estimate.completion} for its answer.",
+                details={"limit": self._names[_TOKENS]},
+            )
+        return self.tokens
+
+
+_REQUESTS, _TOKENS, _RUNNING = "requests a minute", "tokens a minute", "requests at a time"
+_NAMES = {_REQUESTS: "requests_per_minute", _TOKENS: "tokens_per_minute", _RUNNING: "concurrency"}
+_WHO: dict[str, Callable[[Identity], str]] = {
+    "key": attrgetter("limited_by"),
+    "user": attrgetter("user_id"),
+    "project": attrgetter("project_id"),
+    "": lambda _: "all",
+}
+_Held = list[tuple[_Kind, _Subject]]
+
+
+def _kinds(limits: AllLimits | ModelLimits, model: str | None = None) -> tuple[_Kind, ...]:
+    """Those of which something is limited, of a ``model`` or of all."""
+    each = ("user", "project", "") if model is not None else ("key", "user", "project")
+    kinds = [_Kind(limits, of, model) for of in each]
+    return tuple([kind for kind in kinds if not kind.limits_nothing])
+
+
+# -- what requests ask -------------------------------------------------------------------------------------------------
+
+
+class Limits:
+    """All limits of a configuration."""
+
+    def __init__(self, limits: AllLimits | None = None, models: Mapping[str, ModelLimits] | None = None) -> None:
+        """``models``: those of the configuration, by canonical name. Without anything there is no limit."""
+        self._kinds = _kinds(limits or AllLimits())
+        of_models = {model: _kinds(entry, model) for model, entry in (models or {}).items()}
+        self._of_models = {model: kinds for model, kinds in of_models.items() if kinds}
+
+    def enter(self, identity: Identity, now: float) -> Stay | None:
+        """Count a request in, for its key, its user and its project; raises RateLimited, and then it is counted
+        nowhere. Whoever came in has to ``leave``. None: nothing is limited."""
+        if not self._kinds and not self._of_models:
             return None
-        reset_s = max(0.0, known.due - now)
-        return Standing(self._per_minute, int((WINDOW_S - reset_s) / self._step_s + 1e-9), reset_s)
+        stay = Stay(identity, self._of_models)
+        stay.enter(self._kinds, now)
+        return stay
 
 
-def rate_lines(standing: Standing | None) -> bytes:
-    """A key's standing as header lines, as OpenAI says it: https://platform.openai.com/docs/guides/rate-limits."""
-    if standing is None:
-        return b""
-    return _LINES % (standing.limit, standing.remaining, standing.reset_s)
+class Stay:
+    """One request within the limits: what it counts for, until it leaves. Who is refused by one limit is counted by
+    none: nothing waits between counting and looking."""
+
+    __slots__ = ("_costs", "_held", "_identity", "_of_models")
+
+    def __init__(self, identity: Identity, of_models: Mapping[str, tuple[_Kind, ...]]) -> None:
+        self._identity = identity
+        self._of_models = of_models
+        self._held: _Held = []
+        self._costs: list[float] = []
+        """The tokens that were charged, for each of those."""
+
+    def enter(self, kinds: tuple[_Kind, ...], now: float) -> None:
+        """As ``Limits.enter``."""
+        if self._count(kinds, now):
+            raise self._refusal(0, now)
+
+    def charge(self, model: str, estimate: Estimate, now: float) -> None:
+        """Count it also for its model, and the tokens that it may need. Raises RateLimited, and then it is counted
+        nowhere, nor where it came in; OverLimit where no waiting would help."""
+        kinds = self._of_models.get(model, ())
+        if not kinds and not self._held:
+            return
+        came_in = len(self._held)
+        is_too_much = self._count(kinds, now)
+        try:
+            is_too_much |= self._count_tokens(estimate, now)
+        except OverLimit:
+            self._take_back(came_in)
+            raise
+        if is_too_much:
+            raise self._refusal(came_in, now)
+
+    def leave(self, tokens: int, now: float) -> None:
+        """It has ended, and used so many tokens: what was charged is put right. To be called once."""
+        for (kind, subject), cost in zip(
+            self._held, self._costs, strict=False
+        ):  # none was charged where it was refused
+            more, due = tokens - cost, subject.tokens_due
+            subject.tokens_due = (now if more > 0 and due < now else due) + more * kind.token_step_s
+        for _, subject in self._held:
+            subject.running -= 1
+        self._held, self._costs = [], []
+
+    def lines(self, now: float) -> bytes:
+        """How it stands, as header lines."""
+        return _lines(self._held, now)
+
+    def _count(self, kinds: tuple[_Kind, ...], now: float) -> bool:
+        """Count it for those of each kind whom it is of; returns whether that is too much for one of them."""
+        latest, is_too_much = now + WINDOW_S + _TINY, False
+        for kind in kinds:
+            if not (who := kind.who(self._identity)):
+                continue
+            subject = kind.subjects.get(who) or kind.meet(who, now)
+            due = (subject.requests_due if subject.requests_due > now else now) + kind.request_step_s
+            subject.requests_due = due
+            subject.running += 1
+            if due > latest or subject.running > kind.at_a_time:
+                is_too_much = True
+            self._held.append((kind, subject))
+        return is_too_much
+
+    def _count_tokens(self, estimate: Estimate, now: float) -> bool:
+        """The same for the tokens that it may need; raises OverLimit, and then none is counted."""
+        tokens = estimate.tokens
+        costs = [tokens if tokens <= kind.tokens else kind.cut(estimate) for kind, _ in self._held]
+        latest, is_too_much = (now + WINDOW_S + _TINY if tokens else inf), False
+        for (kind, subject), cost in zip(self._held, costs, strict=True):
+            due = (subject.tokens_due if subject.tokens_due > now else now) + cost * kind.token_step_s
+            subject.tokens_due = due
+            if due > latest:
+                is_too_much = True
+        self._costs = costs
+        return is_too_much
+
+    def _refusal(self, came_in: int, now: float) -> RateLimited:
+        """Why it is too much, by the limit that asks for the longest wait. It is counted nowhere then, though it is
+        under way for the first ``came_in`` still."""
+        held, latest, found = self._held, now + WINDOW_S + _TINY, list[RateLimited]()
+        for kind, subject in held[came_in:]:
+            if subject.running > kind.at_a_time:
+                found.append(kind.refusal(_RUNNING, BUSY_RETRY_S))
+            if subject.requests_due > latest:
+                found.append(kind.refusal(_REQUESTS, subject.requests_due - now - WINDOW_S))
+        for kind, subject in held if any(self._costs) else ():
+            if subject.tokens_due > latest:
+                found.append(kind.refusal(_TOKENS, subject.tokens_due - now - WINDOW_S))
+        self._take_back(came_in)
+        for kind, subject in held[:came_in]:
+            subject.requests_due -= kind.request_step_s
+        error = max(found, key=lambda error: error.retry_after_s or 0.0)
+        error.headers = _headers(_lines(held, now))
+        return error
+
+    def _take_back(self, came_in: int) -> None:
+        """Count it no more for those whom it did not come in by, and no tokens."""
+        for (kind, subject), cost in zip(self._held, self._costs, strict=False):
+            subject.tokens_due -= cost * kind.token_step_s
+        for kind, subject in self._held[came_in:]:
+            subject.requests_due -= kind.request_step_s
+            subject.running -= 1
+        self._held, self._costs = self._held[:came_in], []
 
 
-_LINES = (
-    b"x-ratelimit-limit-requests: %d\r\nx-ratelimit-remaining-requests: %d\r\nx-ratelimit-reset-requests: %.3fs\r\n"
-)
+# -- what is said of it ------------------------------------------------------------------------------------------------
 
 
-def rate_headers(standing: Standing | None) -> tuple[tuple[bytes, bytes], ...]:
-    """The same, taken apart."""
-    lines = rate_lines(standing).split(b"\r\n")[:-1]
-    return tuple((name, value) for name, _, value in (line.partition(b": ") for line in lines))
+def _headers(lines: bytes) -> tuple[tuple[bytes, bytes], ...]:
+    """Header lines taken apart."""
+    pairs = [line.partition(b": ") for line in lines.split(b"\r\n")[:-1]]
+    return tuple([(name, value) for name, _, value in pairs])
+
+
+def _lines(held: _Held, now: float) -> bytes:
+    """The limit of requests that is the nearest, and that of tokens, as OpenAI tells them:
+    https://platform.openai.com/docs/guides/rate-limits."""
+    requests, tokens = (inf, 0.0, 0.0), (inf, 0.0, 0.0)
+    for kind, subject in held:
+        if kind.request_step_s:
+            due = subject.requests_due
+            reset_s = due - now if due > now else 0.0
+            left = (WINDOW_S - reset_s) / kind.request_step_s
+            if left < requests[0]:
+                requests = left, kind.requests, reset_s
+        if kind.token_step_s:
+            due = subject.tokens_due
+            reset_s = due - now if due > now else 0.0
+            left = (WINDOW_S - reset_s) / kind.token_step_s
+            if left < tokens[0]:
+                tokens = left, kind.tokens, reset_s
+    return _told(_OF_REQUESTS, *requests) + _told(_OF_TOKENS, *tokens)
+
+
+def _told(lines: bytes, left: float, limit: float, reset_s: float) -> bytes:
+    return lines % (limit, left + _TINY if left > 0 else 0, reset_s) if limit else b""
+
+
+_OF_REQUESTS, _OF_TOKENS = [
+    b"x-ratelimit-limit-%b: %%d\r\nx-ratelimit-remaining-%b: %%d\r\nx-ratelimit-reset-%b: %%.3fs\r\n"
+    % (unit, unit, unit)
+    for unit in (b"requests", b"tokens")
+]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import asyncio
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
@@ -42,17 +43,23 @@ async def usage_report(
     by: Collection[Grouping | str] = (),
     since: datetime | None = None,
     until: datetime | None = None,
+    *,
+    user_id: str | None = None,
+    project_id: str | None = None,
 ) -> list[UsageRow]:
-    """Usage of requests that arrived in [since, until), broken down and ordered by ``by``; without it, one row of sums.
+    """Usage of requests that arrived in [since, until), of one user or project or of all, broken down and ordered by
+    ``by``; without it, one row of sums.
 
     Raises ValueError for a grouping that does not exist, StoreUnavailable.
     """
     groups = list(dict.fromkeys(Grouping(name) for name in by))
     query = _query({group.value: _column(group, db.dialect) for group in groups}, since, until)
+    for column, value in ((usage.c.user_id, user_id), (usage.c.project_id, project_id)):
+        if value is not None:
+            query = query.where(column == value)
     async with db.read() as conn:
         found = (await conn.execute(query)).mappings().all()
-    # Ordered here, not by the database: PostgreSQL's collation would differ from SQLite's.
-    return sorted((_row(row, groups) for row in found), key=lambda row: tuple(row.group.values()))
+    return await asyncio.to_thread(_rows, found, groups)  # they may be many
 
 
 def _query(
@@ -91,6 +98,11 @@ def _column(group: Grouping, dialect: str) -> ColumnElement[str]:
         Grouping.CLUSTER: func.coalesce(usage.c.cluster, ""),
     }
     return columns[group]
+
+
+def _rows(found: Iterable[Any], groups: list[Grouping]) -> list[UsageRow]:
+    """Ordered here, not by the database: PostgreSQL's collation would differ from SQLite's."""
+    return sorted((_row(row, groups) for row in found), key=lambda row: tuple(row.group.values()))
 
 
 def _row(row: Any, groups: list[Grouping]) -> UsageRow:

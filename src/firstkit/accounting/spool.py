@@ -13,7 +13,7 @@ import errno
 import fcntl
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, BinaryIO, Literal
@@ -137,6 +137,8 @@ class Spool:
         self._is_torn = False
         self.has_usage = False
         """Whether the newest file holds a line for the ledger."""
+        self.on_ended: Callable[[UsageEntry], None] = _nobody
+        """Hears of every line for the ledger, in the moment in which it becomes one of the newest file."""
         with _disk_refusals():
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = _lock(folder / "lock")
@@ -165,6 +167,7 @@ class Spool:
         """
         self._unwritten.append(_encoder.encode(entry) + b"\n")
         self._open.pop(entry.request_id, None)
+        self.on_ended(entry)
         self.flush()
 
     def find(self, request_id: str) -> Entry | None:
@@ -236,6 +239,10 @@ class Spool:
         except OSError as error:
             raise _refusal(error) from error
         self._is_torn = False
+
+
+def _nobody(_: UsageEntry) -> None:
+    """Who hears of lines where nobody wants to."""
 
 
 def _write_whole(descriptor: int, data: bytes) -> None:

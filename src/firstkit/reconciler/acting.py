@@ -26,7 +26,7 @@ from firstkit.reconciler.plan import Action, CancelJob, EndPilot, MoveEnd, Start
 from firstkit.reconciler.rhythm import Rhythm
 from firstkit.schedulers.scheduler import Capacity, Estimate, JobNews, JobSpec, Resources
 from firstkit.states import JobState, ReplicaState
-from firstkit.store.jobs import NewReplica
+from firstkit.store.jobs import Charge, NewReplica
 from firstkit.wire import to_dict
 
 logger = logging.getLogger("firstkit.controller")
@@ -69,6 +69,7 @@ class Setting:
     deployments: Mapping[str, ResolvedDeployment]
     link: Callable[[str], LinkSpec]
     orphan_timeout_s: float
+    charge: Charge
     now: Callable[[], datetime] = now
     monotonic: Callable[[], float] = monotonic
 
@@ -190,7 +191,8 @@ class Hands:
         setting, deployment = self._setting, self._setting.deployments[action.deployment]
         job_id, token = new_id("job"), new_secret()
         replicas = [_new_replica(deployment, job_id) for _ in range(action.count)]
-        await self._books.add_job(job_id, setting.name, deployment.resources, digest(token), replicas)
+        needs = deployment.resources
+        await self._books.add_job(job_id, setting.name, needs, digest(token), replicas, setting.charge)
         known = self._books.known(deployment.name)
         wait = wait_s(self.start_s(deployment.resources), known.usual_wait_s if known.waits else None)
         if wait is not None:

@@ -27,7 +27,7 @@ from firstkit.states import JobState, ReplicaState, may_move
 from firstkit.store import jobs as stored
 from firstkit.store.clusters import Drained, drained
 from firstkit.store.database import Database
-from firstkit.store.jobs import JobRow, NewReplica, Observation, ReplicaRow, Spent
+from firstkit.store.jobs import NOBODY, Charge, JobRow, NewReplica, Observation, ReplicaRow, Spent
 
 SEEN_EVERY_S = 30.0
 """That a job was seen is written down so often, while there is nothing else to write of it."""
@@ -189,11 +189,17 @@ class Books:
             await self.refresh(*(update.row.deployment for update in changes.replicas))
 
     async def add_job(
-        self, job_id: str, cluster: str, resources: Resources, token_sha256: str, replicas: list[NewReplica]
+        self,
+        job_id: str,
+        cluster: str,
+        resources: Resources,
+        token_sha256: str,
+        replicas: list[NewReplica],
+        charge: Charge = NOBODY,
     ) -> None:
         """The rows of a job that is about to be submitted."""
         async with self._db.begin() as conn:
-            await stored.add_job(conn, job_id, cluster, resources, token_sha256, self._now())
+            await stored.add_job(conn, job_id, cluster, resources, token_sha256, self._now(), charge)
             await stored.add_replicas(conn, replicas, self._now())
         self.forget()
 

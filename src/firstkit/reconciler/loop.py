@@ -21,6 +21,7 @@ from firstkit.reconciler.acting import Cluster, Hands, Setting
 from firstkit.reconciler.books import Books, Changes
 from firstkit.reconciler.budget import Budget, budget
 from firstkit.reconciler.calls import Calls
+from firstkit.reconciler.charge import charge_of
 from firstkit.reconciler.closing import Site, site
 from firstkit.reconciler.forecast import Outlook, deployment_outlook
 from firstkit.reconciler.handover import life_of
@@ -77,7 +78,7 @@ class ClusterLoop:
         self.states: dict[str, Counter[ReplicaState]] = {}
         self.site = Site()
         self.budget = Budget()
-        setting = Setting(name, self.deployments, link, orphan_timeout_s, now, world.clock)
+        setting = Setting(name, self.deployments, link, orphan_timeout_s, charge_of(self.section), now, world.clock)
         interval_s = getattr(self.section.scheduler, "poll_interval", 0.0)
         self.hands = Hands(setting, cluster, store, calls, Rhythm(world.clock, interval_s), self.wake)
         self._books = store

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sqlalchemy import insert, select
 
 from firstkit.accounting import ledger
-from firstkit.accounting.ledger import Loader, plausible
+from firstkit.accounting.ledger import Loader, TurnOver, plausible
 from firstkit.accounting.spool import BAD_LINES, MOST_FULL, Spool, full_segments
 from firstkit.errors import StoreUnavailable
 from firstkit.links.messages import Usage
@@ -20,6 +20,7 @@ from firstkit.store.database import Database
 from firstkit.store.sql import stored_time
 from firstkit.store.tables import usage
 from usage_entries import AT, open_entry, usage_entry
+from waiting import until
 
 
 @pytest.fixture
@@ -159,6 +160,31 @@ async def test_runs_by_itself_and_survives_silence(
         while not await _rows(db):
             await asyncio.sleep(0.01)
     running.cancel()
+
+
+async def test_nothing_reaches_the_ledger_while_the_spool_is_held(
+    spool: Spool, loader: Loader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger, "EVERY_S", 0.001)
+    turn_over = TurnOver(spool)
+    async with turn_over.held() as held:
+        running = asyncio.ensure_future(turn_over.run())
+        assert held is spool
+        spool.ended(usage_entry("a"))
+        await asyncio.sleep(0.02)
+        assert full_segments(spool.folder) == []
+    await until(lambda: full_segments(spool.folder), "it is turned over")
+    assert await loader.load_once() == 1
+    running.cancel()
+
+
+async def test_a_spool_that_was_held_in_vain_is_let_go(spool: Spool) -> None:
+    turn_over = TurnOver(spool)
+    with pytest.raises(StoreUnavailable):
+        async with turn_over.held():
+            raise StoreUnavailable
+    async with asyncio.timeout(5), turn_over.held():
+        pass
 
 
 # -- recovery ------------------------------------------------------------------------------------------------------

@@ -77,3 +77,10 @@ async def test_from_and_until(filled: Database) -> None:
 async def test_unknown_groupings_are_refused(db: Database) -> None:
     with pytest.raises(ValueError, match="colour"):
         await usage_report(db, ["colour"])
+
+
+async def test_of_one_user_or_project_alone(filled: Database) -> None:
+    assert [row.requests for row in await usage_report(filled, user_id="u1")] == [3]
+    assert [row.requests for row in await usage_report(filled, project_id="p1")] == [3]
+    assert [row.requests for row in await usage_report(filled, user_id="u1", project_id="p1")] == [2]
+    assert await usage_report(filled, ["model"], user_id="nobody") == []

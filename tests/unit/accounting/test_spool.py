@@ -69,6 +69,23 @@ def test_rotation_carries_open_requests_over(spool: Spool) -> None:
     assert _entries(spool) == [open_entry("b")]
 
 
+def test_whoever_wants_to_hears_of_every_line_for_the_ledger_once(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of one that the disk refuses for now: it will come, and with a file before which nobody counted it."""
+    heard: list[tuple[UsageEntry, bool]] = []
+    spool.on_ended = lambda entry: heard.append((entry, spool.has_usage))
+    spool.opened(open_entry("a"))
+    spool.ended(usage_entry("a"))
+    spool.turn_over()
+    disk = _Disk(monkeypatch, 0)
+    with pytest.raises(StoreUnavailable):
+        spool.ended(usage_entry("b"))
+    disk.room = 10**6
+    spool.ended(usage_entry("c"))
+    assert heard == [(usage_entry("a"), False), (usage_entry("b"), False), (usage_entry("c"), False)]
+
+
 # -- a disk that refuses -------------------------------------------------------------------------------------------
 
 

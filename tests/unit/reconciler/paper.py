@@ -17,7 +17,7 @@ from firstkit.reconciler.observe import ending_of_replica
 from firstkit.schedulers.scheduler import Resources
 from firstkit.states import JobState, ReplicaState, may_move
 from firstkit.store.clusters import Drained
-from firstkit.store.jobs import REMEMBERED, JobRow, NewReplica, Observation, ReplicaRow, Spent
+from firstkit.store.jobs import NOBODY, REMEMBERED, Charge, JobRow, NewReplica, Observation, ReplicaRow, Spent
 
 
 @dataclass
@@ -91,9 +91,15 @@ class PaperBooks(Books):
         await self.refresh(*self.ended)
 
     async def add_job(
-        self, job_id: str, cluster: str, resources: Resources, token_sha256: str, replicas: list[NewReplica]
+        self,
+        job_id: str,
+        cluster: str,
+        resources: Resources,
+        token_sha256: str,
+        replicas: list[NewReplica],
+        charge: Charge = NOBODY,
     ) -> None:
-        del token_sha256
+        del token_sha256, charge
         self._paper.jobs[job_id] = JobRow(
             job_id, cluster, JobState.PLANNED, "", None, resources, None, None, self._now(), None, None, None, None,
             None, 0, None,
