@@ -26,6 +26,7 @@ import yaml
 from sqlalchemy import select
 
 from firstkit.auth import api_keys
+from firstkit.auth.permissions import Scope
 from firstkit.clusters.carrier import cluster_client
 from firstkit.config import load_config
 from firstkit.errors import SchedulerSilent
@@ -65,6 +66,9 @@ def one_model(engine: dict[str, Any], **deployment: Any) -> dict[str, Any]:
     return {"m": {"deployments": [{"cluster": "here", "engine": engine, "resources": resources, **deployment}]}}
 
 
+ALL = tuple(scope.value for scope in Scope)
+
+
 @dataclass
 class Lab:
     """One FIRST in a folder of its own. ``start`` and ``kill_*`` as often as the test likes; ``close`` at the end."""
@@ -82,15 +86,18 @@ class Lab:
         models: dict[str, Any],
         database_url: str | None = None,
         clusters: dict[str, Any] | None = None,
+        sections: dict[str, Any] | None = None,
         **server: Any,
     ) -> Lab:
-        """``clusters``: beside one without any setting, ``here``, and one for services of others, ``outside``."""
+        """``clusters``: beside one without any setting, ``here``, and one for services of others, ``outside``.
+        ``sections``: others of the configuration."""
         folder = Path(tempfile.mkdtemp(prefix="first-", dir="/tmp"))
         port = free_port()
         config: dict[str, Any] = {
             "server": {"listen": f"127.0.0.1:{port}", "state_dir": str(folder / "state"), **server},
             "clusters": {"here": {}, "outside": {"kind": "external"}, **(clusters or {})},
             "models": models,
+            **(sections or {}),
         }
         if database_url:
             config["server"]["database"] = database_url
@@ -100,7 +107,7 @@ class Lab:
         lab.key = asyncio.run(lab._make_key("lab"))
         return lab
 
-    async def _make_key(self, name: str, scopes: tuple[str, ...] = ("inference", "metrics", "admin")) -> str:
+    async def _make_key(self, name: str, scopes: tuple[str, ...] = ALL) -> str:
         async with self.database() as db:
             return (await api_keys.create(db, name, user="tester", project="lab", scopes=scopes))[0]
 

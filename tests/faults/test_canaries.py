@@ -11,6 +11,7 @@ import openai
 import psutil
 import pytest
 
+from firstkit.store.tables import api_keys, audit, jobs, replicas, usage, users
 from lab import Lab, environment_of, fake_engine, one_model, running, wait_for
 
 PROMPT = "canary-prompt-7f3a9c"
@@ -26,6 +27,7 @@ def ask_in_many_ways(lab: Lab) -> list[str]:
         {"model": "m", "messages": messages, "max_tokens": -1},
         {"model": "m", "messages": messages, "n": "x"},
         {"model": "gone", "messages": messages},
+        {"model": "hidden", "messages": messages},
         {"model": "dies", "messages": messages, "stream": True},
     ]
     with openai.OpenAI(base_url=lab.base_url, api_key=lab.key, max_retries=0) as client:
@@ -69,7 +71,8 @@ def test_canaries(database_url: str) -> None:
     port_engine["argv"][at : at + 2] = ["--port", "{port}", "--key-env", "FIRST_ENGINE_KEY"]
     models = one_model(port_engine, scale=scale)
     models["dies"] = one_model(fake_engine("DyingEngine", tokens=50, after=3), scale=scale)["m"]
-    with running(models, database_url) as lab:
+    hidden = one_model(fake_engine("QuickEngine", tokens=4), scale={"hot": 0, "max": 1})["m"]
+    with running({**models, "hidden": {**hidden, "access": {"users": ["nobody"]}}}, database_url) as lab:
         for model in models:
             lab.wait_live(model)
         seen = everything_running(lab)
@@ -80,11 +83,15 @@ def test_canaries(database_url: str) -> None:
         errors = ask_in_many_ways(lab)
         assert errors
         wait_for("usage is loaded", lambda: len(lab.usage()) >= 3)
+        lab.get("/admin/audit", lab.config.server.path("admin.sock"))  # what was denied is written down before
         seen |= everything_written(lab) | {f"error {i}": text for i, text in enumerate(errors)}
         seen["metrics"] = lab.get("/metrics", lab.config.server.path("admin.sock"))[1].decode()
         seen["status"] = json.dumps(lab.status())
-        for table in (lab.usage(), lab.jobs(), lab.replicas()):
-            seen[f"rows {len(seen)}"] = str(table)
+        for table in (usage, jobs, replicas, audit, users, api_keys):
+            seen[f"rows of {table.name}"] = str(lab.rows(table))
+        assert "denied" in seen["rows of audit"]
+        [told, *_] = json.loads(lab.get("/v1/models", authorization=f"Bearer {lab.key}")[1])["data"]
+        assert told["first"]["privacy"]["stores_prompts"] is False, "what is said is what is done"
         for where, text in seen.items():
             for secret in (lab.key, lab.key.rpartition("-")[2], PROMPT, *tokens):
                 assert secret not in text, f"found in {Path(where).name}"

@@ -1,41 +1,35 @@
-"""Routes for administrators: API keys, and what was used with them."""
+"""Routes for operators about everybody's API keys."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, FastAPI, Query, Request
-from pydantic import BaseModel, ConfigDict
+from fastapi import APIRouter, FastAPI, Request
+from pydantic import Field
 
-from firstkit.accounting.grouping import Grouping
-from firstkit.accounting.reports import usage_report
 from firstkit.auth import api_keys
-from firstkit.auth.permissions import Scope
+from firstkit.auth.permissions import Identity, Scope
+from firstkit.clock import now
+from firstkit.errors import Forbidden
+from firstkit.gateway.acts import Body, by
 from firstkit.gateway.identity import grantable, identity_of, needs
+from firstkit.gateway.me import DeadKey
 from firstkit.gateway.state import gateway_of
+from firstkit.store.database import Database
 
-router = APIRouter(prefix="/admin", dependencies=[needs(Scope.ADMIN)], tags=["administration"])
-
-
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+router = APIRouter(prefix="/admin/keys", dependencies=[needs(Scope.ADMIN)], tags=["administration"])
 
 
-class NewKey(_Body):
-    """A key to be made. User and project are made when they are new."""
+class NewKey(Body):
+    """A key to be made; user and projects are made when they are new."""
 
     name: str
     user: str
     project: str = "default"
-    scopes: list[Scope] = [Scope.INFERENCE]
+    projects: list[str] = Field(default=[], max_length=api_keys.MOST_NAMED)
+    models: list[str] | None = Field(default=None, max_length=api_keys.MOST_NAMED)
+    scopes: list[str] = Field(default=[Scope.INFERENCE.value])
     expires_in_s: float | None = None
-
-
-class DeadKey(_Body):
-    """A key to be revoked. In a body, not in a path: people paste whole keys, and paths are written down on the way."""
-
-    name_or_prefix: str
 
 
 def install(app: FastAPI) -> None:
@@ -43,48 +37,54 @@ def install(app: FastAPI) -> None:
     app.include_router(router)
 
 
-@router.post("/keys", status_code=201)
-async def create_key(request: Request, new: NewKey) -> dict[str, Any]:
-    """Make a key. Its text, ``key``, is in this answer and nowhere else."""
-    by = identity_of(request)
-    text, info = await api_keys.create(
-        gateway_of(request).db,
-        new.name,
-        user=new.user,
-        project=new.project,
-        scopes=[scope.value for scope in new.scopes],
-        expires_in_s=new.expires_in_s,
-        actor=by.user_name,
-        held=grantable(by),
-    )
-    return {"key": text, **info.as_row()}
-
-
-@router.get("/keys")
+@router.get("")
 async def list_keys(request: Request, include_dead: bool = False) -> dict[str, Any]:
-    """Living keys, oldest first; with ``include_dead`` the expired and revoked ones too. Their secrets are not kept."""
+    """Living keys, oldest first; with ``include_dead`` the revoked and expired ones too. Their secrets are stored
+    nowhere."""
     found = await api_keys.list_keys(gateway_of(request).db, include_dead=include_dead)
     return {"data": [info.as_row() for info in found]}
 
 
-@router.post("/keys/revoke")
+@router.post("", status_code=201)
+async def create_key(request: Request, new: NewKey) -> dict[str, Any]:
+    """Make a key, with no scopes that you do not hold. Its text is in the answer, and nowhere else, ever."""
+    gateway, identity = gateway_of(request), identity_of(request)
+    models = None if new.models is None else [gateway.canonical(model) for model in new.models]
+    _check_models(identity, models)
+    await _check_end(gateway.db, identity, new.expires_in_s)
+    text, info = await api_keys.create(
+        gateway.db,
+        new.name,
+        user=new.user,
+        project=new.project,
+        projects=new.projects,
+        models=models,
+        scopes=new.scopes,
+        expires_in_s=new.expires_in_s,
+        held=grantable(identity),
+        **by(request),
+    )
+    return {"key": text, **info.as_row()}
+
+
+@router.post("/revoke")
 async def revoke_key(request: Request, dead: DeadKey) -> dict[str, Any]:
     """End a key: within 5 seconds nobody can use it any more."""
-    by = identity_of(request).user_name
-    return (await api_keys.revoke(gateway_of(request).db, dead.name_or_prefix, actor=by)).as_row()
+    return (await api_keys.revoke(gateway_of(request).db, dead.name_or_prefix, **by(request))).as_row()
 
 
-@router.get("/usage")
-async def usage(
-    request: Request,
-    by: Annotated[list[Grouping], Query()] = [],  # noqa: B006 - FastAPI copies it
-    since: datetime | None = None,
-    until: datetime | None = None,
-) -> dict[str, Any]:
-    """Sums from the ledger, of requests that arrived in [since, until), broken down by any groupings."""
-    return {"data": [row.as_row() for row in await usage_report(gateway_of(request).db, by, _utc(since), _utc(until))]}
+def _check_models(identity: Identity, models: list[str] | None) -> None:
+    """Raise Forbidden where a key that is for some models would make one that is for others."""
+    if identity.models is not None and (models is None or not identity.models.issuperset(models)):
+        raise Forbidden(f"This key makes keys for its own models only: {', '.join(sorted(identity.models))}.")
 
 
-def _utc(moment: datetime | None) -> datetime | None:
-    """Times without a zone are taken as UTC."""
-    return moment and (moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment)
+async def _check_end(db: Database, identity: Identity, expires_in_s: float | None) -> None:
+    """Raise Forbidden where a key that an operator has made for themselves would make one that outlives it."""
+    keys = await api_keys.list_keys(db, user_id=identity.user_id)
+    own = next((key for key in keys if key.is_personal and key.prefix == identity.key_prefix), None)
+    if own is None or own.expires_at is None:
+        return
+    left_s = (own.expires_at - now()).total_seconds()
+    if expires_in_s is None or expires_in_s > left_s:
+        raise Forbidden(f"A key of your own makes none that outlives it: 'expires_in_s' must be at most {left_s:.0f}.")

@@ -13,13 +13,30 @@ from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
 
 from firstkit import __version__
+from firstkit.auth.permissions import Identity
 from firstkit.auth.permissions import Scope as KeyScope
 from firstkit.errors import ApiError, InvalidRequest, MethodNotAllowed, NotFound
-from firstkit.gateway import accounts, admin, federation, older, openai, requests, responses
+from firstkit.gateway import (
+    accounts,
+    admin,
+    audited,
+    budgets,
+    federation,
+    login,
+    me,
+    older,
+    openai,
+    projects,
+    queue,
+    requests,
+    responses,
+    usage,
+    users,
+)
 from firstkit.gateway.guard import error_head_and_body
 from firstkit.gateway.identity import needs
 from firstkit.gateway.paths import spoken_at
-from firstkit.gateway.state import Gateway
+from firstkit.gateway.state import Gateway, gateway_of
 
 _DESCRIPTION = (
     "FIRST, the Federated Inference Resource Scheduling Toolkit: models that run as jobs on batch-scheduled clusters, "
@@ -44,13 +61,10 @@ def build_app(gateway: Gateway) -> FastAPI:
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(Exception, _fault)
-    openai.install(app)
-    responses.install(app)
-    requests.install(app)
-    federation.install(app)
-    admin.install(app)
-    accounts.install(app)
-    older.install(app)
+    for routes in (openai, responses, requests, federation, me, projects, queue, usage, budgets, login):
+        routes.install(app)
+    for routes in (admin, accounts, users, audited, older):
+        routes.install(app)
     _install_docs(app)
     return app
 
@@ -95,11 +109,21 @@ def _assets() -> dict[str, Path]:
 
 async def _api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)  # noqa: S101 - registered for this class
+    if error.is_denial:
+        _note_denial(request, error)
     dialect = spoken_at(request.scope["path"])
     headers, body = error_head_and_body(error, dialect.error(error, ""))
     response = Response(body, status_code=dialect.status(error))
     response.raw_headers = headers
     return response
+
+
+def _note_denial(request: Request, error: ApiError) -> None:
+    forwarded = (value.encode("latin-1") for value in request.headers.getlist("x-forwarded-for"))
+    found = getattr(request.state, "identity", None)
+    identity = found if isinstance(found, Identity) else None
+    what = f"{request.method} {request.scope['path']}"
+    gateway_of(request).denied(error, identity, what, request.scope.get("client"), forwarded)
 
 
 async def _fault(_: Request, error: Exception) -> Response:

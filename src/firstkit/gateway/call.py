@@ -10,13 +10,16 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
+from firstkit.accounting.estimate import ANY_LENGTH, Length
+from firstkit.engines.reported import MOST_COMPLETION_TOKENS
 from firstkit.errors import InvalidRequest
 from firstkit.gateway.answering import Answering, HeldEnd, Signed, SignedChunks, Straight, Timed, WholeEvents
 from firstkit.gateway.apis import CHAT, COMPLETIONS, MESSAGES_API, RESPONSES_API, Api
 from firstkit.gateway.forms import Form
 from firstkit.gateway.media import check_fields, check_messages, names_none
 from firstkit.gateway.request import Account, RequestHead
-from firstkit.links.messages import Open
+from firstkit.links.messages import Open, Usage
+from firstkit.routing.admission import NOBODY, Claim
 from firstkit.routing.table import Route
 from firstkit.routing.wish import ANYWHERE, Wish
 from firstkit.translation import messages, responses
@@ -25,14 +28,16 @@ from firstkit.translation.responses_answer import ResponseAnswer, described
 
 Body = dict[str, msgspec.Raw]
 T = TypeVar("T")
+D = TypeVar("D")
 TRUE = msgspec.Raw(b"true")
 REFUSED_FIELDS = frozenset(
     ("chat_template", "prompt_embeds", "logits_processors", "kv_transfer_params", "mm_processor_kwargs")
 )
 """Fields by which a client would run code in, or read memory of, an engine (facts of vLLM's advisories)."""
 MAX_WAIT_LIMIT_S = 3600.0
-_LENGTHS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
-_COUNTS = frozenset((*_LENGTHS, "n"))
+LENGTHS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+_CHOICES = ("n", "best_of")
+_COUNTS = frozenset((*LENGTHS, *_CHOICES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +55,9 @@ class Owner(Protocol):
     def release_body(self) -> None:
         """The body is not needed any more; comes at most once before ``over``."""
 
-    def over(self) -> None:
-        """The call has ended, in whatever way: its usage is written and so is its answer, if anybody was there."""
+    def over(self, usage: Usage | None = None) -> None:
+        """The call has ended, in whatever way: its usage is written and so is its answer, if anybody was there.
+        ``usage``: that which was accounted; None: nothing was."""
 
 
 @dataclass(slots=True)
@@ -69,6 +75,8 @@ class Call:
     timeout_s: float
     owner: Owner
     wish: Wish = ANYWHERE
+    claim: Claim = NOBODY
+    length: Length = ANY_LENGTH
     wants_origin: bool = False
     """Whether the answer itself shall say where it comes from."""
     keeps: bool = False
@@ -175,7 +183,7 @@ def parse_object(data: bytes | msgspec.Raw, param: str | None) -> Body:
         raise InvalidRequest("The request body is nested too deeply.", param=param, code="invalid_json") from None
 
 
-def read(body: Body, field: str, kind: type[T], default: T) -> T:
+def read(body: Body, field: str, kind: type[T], default: D) -> T | D:
     """The value of a field that we read ourselves; absent and null mean ``default``."""
     if field not in body:
         return default
@@ -200,6 +208,7 @@ class Asked(NamedTuple):
     stream: bool
     wants_usage: bool
     wants_origin: bool
+    length: Length
 
 
 def check_body(body: Body, api: Api, text: bytes | None = None) -> Asked:
@@ -214,13 +223,14 @@ def check_body(body: Body, api: Api, text: bytes | None = None) -> Asked:
         _check_tools(body["tools"], api.tools)
     if api.required is not None and _word(body.get(api.required)) in (b"null", b"[]"):
         raise InvalidRequest(f"'{api.required}' is required and may not be empty.", param=api.required)
-    if not _COUNTS.isdisjoint(body):
-        _check_counts(body)
+    length = ANY_LENGTH if _COUNTS.isdisjoint(body) else _length(body)
     _check_media(body, api, text)
-    wants_origin = "x_first" in body and read(body, "x_first", bool, False)
-    body.pop("x_first", None)
+    wants_origin = False
+    if "x_first" in body:
+        wants_origin = read(body, "x_first", bool, False)
+        del body["x_first"]
     stream, wants_usage = _check_stream(body, api)
-    return Asked(model, stream, wants_usage, wants_origin)
+    return Asked(model, stream, wants_usage, wants_origin, length)
 
 
 def _refuse_fields(body: Body, api: Api) -> None:
@@ -229,10 +239,20 @@ def _refuse_fields(body: Body, api: Api) -> None:
             raise InvalidRequest(f"'{field}' is not accepted by this service.", param=field, code="unsupported_field")
 
 
-def _check_counts(body: Body) -> None:
+def _length(body: Body) -> Length:
+    """How long an answer may be. Numbers beyond what any model says are cut."""
+    most, choices = 0, 1
     for field in _COUNTS & body.keys():
-        if read(body, field, int, 1) < 1:
+        count = read(body, field, int, None)
+        if count is None:
+            continue
+        if count < 1:
             raise InvalidRequest(f"'{field}' must be at least 1.", param=field)
+        if field in _CHOICES:
+            choices = max(choices, min(count, MOST_COMPLETION_TOKENS))
+        elif count > most:
+            most = min(count, MOST_COMPLETION_TOKENS)
+    return Length(most or None, choices)
 
 
 def _check_media(body: Body, api: Api, text: bytes | None) -> None:
@@ -282,13 +302,14 @@ def _check_stream(body: Body, api: Api) -> tuple[bool, bool]:
     stream = read(body, "stream", bool, False)
     if stream and not api.streams:
         raise InvalidRequest(f"'{api.path}' does not stream.", param="stream")
-    options = (
-        parse_object(body["stream_options"], "stream_options") if _word(body.get("stream_options")) != b"null" else {}
-    )
+    if "stream_options" not in body:
+        return stream, False
+    asked = body["stream_options"]
+    options = parse_object(asked, "stream_options") if _word(asked) != b"null" else {}
     if options and not stream:
         raise InvalidRequest("'stream_options' is only allowed when 'stream' is true.", param="stream_options")
     if not options:
-        body.pop("stream_options", None)
+        del body["stream_options"]
     return stream, read(options, "include_usage", bool, False)
 
 
@@ -303,12 +324,6 @@ def _word(value: msgspec.Raw | None) -> bytes:
         return b"null"
     view = memoryview(value)
     return bytes(view) if view.nbytes <= 4 else b""
-
-
-def most_tokens(body: Body) -> int | None:
-    """How many tokens a checked body asks for at most; None where it does not say."""
-    asked = [read(body, field, int, 0) for field in _LENGTHS if field in body]
-    return max(asked, default=0) or None
 
 
 def patience(head: RequestHead, usual: Patience) -> Patience:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from firstkit.auth.permissions import Identity, Scope
 from firstkit.clock import now
 from firstkit.errors import ClusterNotFound, InvalidRequest
+from firstkit.gateway.acts import by
 from firstkit.gateway.identity import identity_of, needs
 from firstkit.gateway.schemas import ClusterInfo, ClusterList, ClusterState, Explanation, JobList
 from firstkit.gateway.state import Gateway, gateway_of
@@ -88,7 +89,7 @@ async def drain_cluster(request: Request, cluster: str, told: Message) -> Cluste
     gateway = gateway_of(request)
     _exists(gateway, cluster)
     async with gateway.db.begin() as conn:
-        await drain(conn, cluster, identity_of(request).user_name, told.message)
+        await drain(conn, cluster, message=told.message, **by(request))
     return await _changed(gateway, cluster)
 
 
@@ -98,7 +99,7 @@ async def resume_cluster(request: Request, cluster: str) -> ClusterState:
     gateway = gateway_of(request)
     _exists(gateway, cluster)
     async with gateway.db.begin() as conn:
-        await resume(conn, cluster, identity_of(request).user_name)
+        await resume(conn, cluster, **by(request))
     return await _changed(gateway, cluster)
 
 

@@ -1,6 +1,6 @@
 """Hot routes: requests to models, from the end of their head to the end of their answer, on the raw connection.
 
-Every step before the relay is a function of ``request.py`` or ``call.py``; this is the order of them.
+Every step before the relay is a function of another module; this is the order of them.
 """
 
 from __future__ import annotations
@@ -10,35 +10,21 @@ import logging
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from firstkit.accounting.limits import KeyLimits, rate_lines
+from firstkit.accounting.limits import Limits
 from firstkit.auth.authenticator import Identity
-from firstkit.auth.permissions import Scope
+from firstkit.auth.permissions import Scope, require_project
 from firstkit.errors import ApiError
+from firstkit.gateway.acceptance import Acceptance
 from firstkit.gateway.apis import RESPONSES_API, Api
-from firstkit.gateway.call import (
-    Body,
-    Call,
-    Patience,
-    check_body,
-    most_tokens,
-    parse_body,
-)
+from firstkit.gateway.call import Call, Patience
 from firstkit.gateway.callers import Caller
 from firstkit.gateway.client import Client
 from firstkit.gateway.dialects import Older
-from firstkit.gateway.forms import read_form
+from firstkit.gateway.holding import Holding
 from firstkit.gateway.paths import check_open, place_of
-from firstkit.gateway.request import (
-    Account,
-    BodyMemory,
-    RequestHead,
-    identify,
-    limit,
-    permit,
-)
+from firstkit.gateway.request import BodyMemory, RequestHead, permit
 from firstkit.ids import new_request_id
-from firstkit.routing.affinity import SHORTEST, Prefixes
-from firstkit.routing.wish import ANYWHERE, Wish, rounded
+from firstkit.links.messages import Usage
 from firstkit.translation.counting import estimated_tokens
 
 if TYPE_CHECKING:
@@ -69,70 +55,18 @@ class Connection(Protocol):
 class HotRoutes:
     """The hot routes of one gateway."""
 
-    def __init__(self, gateway: Gateway, limits: KeyLimits) -> None:
+    def __init__(self, gateway: Gateway, limits: Limits) -> None:
         self.gateway = gateway
         self.limits = limits
+        self.acceptance = Acceptance(gateway)
         self.memory = BodyMemory()
-        self._prefixes = Prefixes()
         server = gateway.config.server
         self.patience = Patience(server.hold, server.max_wait)
+        self.public_url = server.public_url
 
     def api(self, method: str, path: str) -> Api | None:
         """The inference path that a request is for; None: it is not hot."""
         return self.gateway.reach.apis.get(place_of(path).api_path) if method == "POST" else None
-
-    def accept(self, request: HotRequest, identity: Identity, body: bytes) -> Call:
-        """The call that a body asks for; raises InvalidRequest, ModelNotFound, ClusterNotFound."""
-        gateway, api = self.gateway, request.caller.api
-        form, fields = (None, parse_body(body)) if request.caller.form is None else read_form(request.caller.form, body)
-        asked = check_body(fields, api, body if form is None else None)
-        model = gateway.canonical(asked.model, identity)
-        within = gateway.reach.within(identity, model, api, request.caller.pin)
-        is_plain = within is None and gateway.table.pools[model].is_plain
-        server = gateway.config.server
-        return Call(
-            api=api,
-            model=model,
-            body=fields,
-            stream=asked.stream,
-            wants_usage=asked.wants_usage,
-            patience=request.caller.patience,
-            account=Account(identity, model, api.endpoint, len(body), request.client.request_id),
-            idle_timeout_s=server.idle_timeout,
-            timeout_s=server.total_timeout,
-            owner=request,
-            wish=ANYWHERE if is_plain else self._wish(identity, model, api, fields, within),
-            wants_origin=asked.wants_origin,
-            form=form,
-            is_older=isinstance(request.caller.dialect, Older),
-        )
-
-    def sends_on(self, call: Call) -> bool:
-        """Whether an engine is asked, and then on a cluster where each that is live can answer; else we answer."""
-        if not call.api.by_estimate:
-            return True
-        live = self.gateway.table.pools[call.model].live(call.wish.within)
-        unable = {route.cluster for route in live if call.api.capability not in route.capabilities}
-        able = frozenset(route.cluster for route in live) - unable
-        if unable:
-            call.wish = call.wish._replace(within=able)
-        return bool(able)
-
-    def choose_again(self, call: Call) -> None:
-        """Choose by all of a body that has grown."""
-        if not self.gateway.table.pools[call.model].is_plain:
-            call.wish = self._wish(call.account.identity, call.model, call.api, call.body, call.wish.within)
-
-    def _wish(self, identity: Identity, model: str, api: Api, fields: Body, within: frozenset[str] | None) -> Wish:
-        """What there is to choose by, and no more: for most models nothing has to be read of a body."""
-        pool = self.gateway.table.pools[model]
-        tokens = most_tokens(fields) if pool.ending else None
-        prompt = memoryview(fields[api.required] if api.required else b"")
-        has_use = len(pool.routes) > 1 and len(prompt) >= SHORTEST
-        prefixes = self._prefixes.of(identity.project_id, prompt) if has_use else ()
-        if within is None and tokens is None and not prefixes:
-            return ANYWHERE
-        return Wish(within, None if tokens is None else rounded(tokens), prefixes)
 
 
 class HotRequest:
@@ -144,9 +78,9 @@ class HotRequest:
     """
 
     __slots__ = (
-        "_body_bytes", "_body_news", "_connection", "_head", "_is_known", "_key", "_may_go_on", "_parts", "_refusal",
-        "_routes", "caller", "client", "common_headers", "is_received", "is_started", "knows_chunks",
-        "response_complete", "transport",
+        "_body_bytes", "_body_news", "_connection", "_head", "_holding", "_identity", "_is_known", "_may_go_on",
+        "_parts", "_refusal", "_routes", "caller", "client", "common_headers", "is_received", "is_started",
+        "knows_chunks", "response_complete", "transport",
     )  # fmt: skip
 
     def __init__(
@@ -164,8 +98,9 @@ class HotRequest:
         self._connection = connection
         self._head = head
         self._may_go_on = caller.keeps_alive
+        self._identity: Identity | None = None
         self._is_known = False
-        self._key: str | None = None
+        self._holding: Holding | None = None
         self._parts: list[bytes] = []
         self._body_bytes = 0
         self._refusal: ApiError | None = None
@@ -193,11 +128,11 @@ class HotRequest:
         self._routes.memory.give_back(self._body_bytes)
         self._body_bytes = 0
 
-    def over(self) -> None:
+    def over(self, usage: Usage | None = None) -> None:
         self.release_body()
-        if self._key is not None:
-            self._routes.limits.leave(self._key)
-            self._key = None
+        holding, self._holding = self._holding, None
+        if holding is not None:
+            holding.over(usage)
 
     # -- the body comes ----------------------------------------------------------------------------------------
 
@@ -246,8 +181,7 @@ class HotRequest:
             self._routes.memory.take(0, len(body))
             self._body_bytes = len(body)
             self._parts.append(body)
-            self._admit(identity)
-            self._relay(identity)
+            self._relay(self._admit(identity))
         except Exception as reason:  # noqa: BLE001 - told and logged by ``_fail``
             self._fail(reason)
 
@@ -261,8 +195,7 @@ class HotRequest:
             has_all = self.is_received and self._refusal is None
             identity = self._routes.gateway.authenticator.known(self.caller.key_digest) if has_all else None
             if identity is not None:
-                self._admit(identity)
-                self._relay(identity)
+                self._relay(self._admit(identity))
                 return
         except Exception as reason:  # noqa: BLE001 - told and logged by ``_fail``
             self._fail(reason)
@@ -277,8 +210,8 @@ class HotRequest:
     async def _wait(self) -> None:
         """The same with all that has to be waited for: who it is, and then what they want."""
         try:
-            identity = await identify(cast(RequestHead, self._head), self._routes.gateway.authenticator)
-            self._admit(identity)
+            identity = await self._routes.gateway.identify(cast(RequestHead, self._head))
+            identity = self._admit(identity)
             self._connection.resume_reading()
             await self._whole_body()
             if self.client.is_gone:
@@ -291,20 +224,24 @@ class HotRequest:
         except Exception as reason:  # noqa: BLE001 - told and logged by ``_fail``
             self._fail(reason)
 
-    def _admit(self, identity: Identity) -> None:
-        """All that can be said before the body is read."""
+    def _admit(self, identity: Identity) -> Identity:
+        """All that can be said before the body is read; returns who it is charged to."""
+        self._identity = identity
         permit(identity, Scope.INFERENCE)
-        if self.caller.refusal is not None:
-            raise self.caller.refusal
-        standing = limit(identity, self._routes.limits)
-        self._key = identity.key_prefix
-        if self.caller.pin is not None:
-            self._routes.gateway.reach.check_cluster(identity, self.caller.pin)
-            if isinstance(self.caller.dialect, Older):
-                check_open(self._routes.gateway.table, self.caller.pin)
+        caller = self.caller
+        if caller.refusal is not None:
+            raise caller.refusal
+        if caller.project is not None:
+            self._identity = identity = caller.charged(identity)
+        if not identity.project_id:
+            require_project(identity)
+        self._holding = Holding(self._routes.limits, identity)
+        if caller.pin is not None:
+            self._routes.gateway.reach.check_cluster(identity, caller.pin)
+            if isinstance(caller.dialect, Older):
+                check_open(self._routes.gateway.table, caller.pin)
         self._is_known = True
-        if standing is not None:
-            self.client.lines = rate_lines(standing)
+        return identity
 
     async def _whole_body(self) -> None:
         """Returns when the body is whole or the client is gone; raises the ApiError for which it will never be."""
@@ -320,15 +257,22 @@ class HotRequest:
         body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
         self._parts.clear()
         gateway = self._routes.gateway
-        call = self._routes.accept(self, identity, body)
-        if not self._routes.sends_on(call):
-            self._estimate(call)
-            return
+        call = self._routes.acceptance.accept(self, self.client.request_id, self.caller, identity, body)
         previous = gateway.stored.arrange(call) if call.api is RESPONSES_API else None
         if previous is None:
-            gateway.relay.serve(call, self.client)
+            self._serve(call)
         else:
             self._later(self._go_on(call, previous))
+
+    def _serve(self, call: Call) -> None:
+        """Have it paid for, and answered."""
+        acceptance, holding = self._routes.acceptance, cast(Holding, self._holding)
+        acceptance.charge(call, holding, self.caller.is_batch)
+        self.client.lines = holding.lines()
+        if acceptance.sends_on(call):
+            self._routes.gateway.relay.serve(call, self.client)
+        else:
+            self._estimate(call)
 
     def _estimate(self, call: Call) -> None:
         """Answer how many tokens a prompt has, which uses none."""
@@ -341,11 +285,11 @@ class HotRequest:
         """Serve a call that goes on from the answer ``previous``, which was kept."""
         try:
             await self._routes.gateway.stored.resume(call, previous)
-            self._routes.choose_again(call)
+            self._routes.acceptance.choose_again(call)
             if self.client.is_gone:
                 self.over()
             else:
-                self._routes.gateway.relay.serve(call, self.client)
+                self._serve(call)
         except asyncio.CancelledError:
             self.over()
             raise
@@ -357,5 +301,10 @@ class HotRequest:
         if not isinstance(reason, ApiError):
             logger.error("a request failed for a reason of ours", exc_info=reason, extra={"action": "internal_error"})
             reason = ApiError()
+        if self._holding is not None and not (self.client.lines or reason.headers):
+            self.client.lines = self._holding.lines()
+        if reason.is_denial:
+            peer, what = self.transport.get_extra_info("peername"), f"POST {self.caller.path}"
+            self._routes.gateway.denied(reason, self._identity, what, peer, self.caller.forwarded)
         self.client.fail(reason)
         self.over()

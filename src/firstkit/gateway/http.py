@@ -279,7 +279,7 @@ class Protocol(HttpToolsProtocol):
             self._to_asgi(head)
             return
         keeps_alive = head.version != "1.0" and self.parser.should_keep_alive()
-        self._incoming = HotRequest(hot, self, read_caller(head, api, keeps_alive, hot.patience), head)
+        self._incoming = HotRequest(hot, self, read_caller(head, api, keeps_alive, hot.patience, hot.public_url), head)
         self._queue(self._incoming)
 
     def _to_asgi(self, head: RequestHead) -> None:

@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
+from typing import Any
 
 from fastapi import Depends, Request
 from fastapi.params import Depends as Dependency
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from firstkit.accounting.limits import KeyLimits
+from firstkit.accounting.limits import Limits
 from firstkit.auth.authenticator import Identity
 from firstkit.auth.permissions import ALL_SCOPES
 from firstkit.auth.permissions import Scope as KeyScope
-from firstkit.errors import Unauthenticated
-from firstkit.gateway.request import RequestHead, limit, permit
+from firstkit.clock import monotonic
+from firstkit.errors import ApiError, Unauthenticated
+from firstkit.gateway.request import RequestHead, permit
 
 MAX_ACTOR = 100
-OPEN_PATHS = frozenset({"/health", "/ready", "/resource_server/health", "/resource_server/status"})
+OPEN_PATHS = frozenset(
+    {
+        *("/health", "/ready", "/resource_server/health", "/resource_server/status"),
+        *("/auth/methods", "/auth/login", "/auth/callback", "/auth/account", "/auth/logout"),
+    }
+)
+"""By exact match. The last two look for a session themselves: they answer browsers with pages."""
 LOCAL_ADMIN = Identity(
     user_id="local-admin",
     user_name="local admin",
     project_id="none",
     key_prefix="none",
-    scopes=frozenset({KeyScope.METRICS.value, KeyScope.ADMIN.value}),
+    scopes=frozenset({KeyScope.METRICS.value, KeyScope.AUDIT.value, KeyScope.ADMIN.value}),
 )
 """Whoever can open the admin socket: the operating system guards it (0600 in a 0700 folder)."""
+
+
+Denied = Callable[[ApiError, Identity | None, str, Any, Iterable[bytes]], None]
+"""As ``Gateway.denied``."""
 
 
 class Identify:
@@ -35,24 +47,36 @@ class Identify:
         self,
         app: ASGIApp,
         identify_head: Callable[[RequestHead], Awaitable[Identity]],
-        limits: KeyLimits | None = None,
+        limits: Limits | None = None,
+        denied: Denied | None = None,
     ) -> None:
-        """``limits``: those that requests by this door count for."""
+        """``limits``: those that requests by this door count for. ``denied``: told of those who do not come in."""
         self.app = app
         self.identify_head = identify_head
-        self.limits = limits or KeyLimits()
+        self.limits = limits or Limits()
+        self.denied = denied
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
             await self.app(scope, receive, send)
             return
-        identity = await self.identify_head(RequestHead(scope["method"], scope["path"], scope["headers"]))
+        head = RequestHead(scope["method"], scope["path"], scope["headers"])
+        identity = await self._identified(head, scope.get("client"))
         scope.setdefault("state", {})["identity"] = identity
-        limit(identity, self.limits)
+        stay = self.limits.enter(identity, monotonic())
         try:
             await self.app(scope, receive, send)
         finally:
-            self.limits.leave(identity.key_prefix)
+            if stay is not None:
+                stay.leave(0, monotonic())
+
+    async def _identified(self, head: RequestHead, peer: Any) -> Identity:
+        try:
+            return await self.identify_head(head)
+        except ApiError as error:
+            if self.denied is not None:
+                self.denied(error, None, f"{head.method} {head.path}", peer, head.values(b"x-forwarded-for"))
+            raise
 
 
 async def local_admin(head: RequestHead) -> Identity:

@@ -19,6 +19,7 @@ class Reach:
     def __init__(self, config: Config) -> None:
         self._clusters = frozenset(config.clusters)
         self._access = {name: entry.access for name, entry in config.clusters.items() if entry.access is not None}
+        self._model_access = {name: entry.access for name, entry in config.models.items() if entry.access is not None}
         self._able = _able(config)
         self.apis = {**APIS, **_tasks(self._able)}
         """All inference paths, those of tasks that a deployment declares among them."""
@@ -29,7 +30,8 @@ class Reach:
         self._anywhere = {
             api.path: {model: self._narrowed(model, api, None) for model in self._able} for api in self.apis.values()
         }
-        self._allowed: dict[tuple[str, str], Within] = {}
+        self._allowed: dict[_Who, Within] = {}
+        self._hidden: dict[_Who, frozenset[str]] = {}
         self.is_open = not self._access
         """Everybody may use all clusters."""
 
@@ -39,26 +41,44 @@ class Reach:
         """The clusters that ``identity`` may use."""
         if self.is_open or identity.user_id == LOCAL_ADMIN.user_id:
             return None
-        key = (identity.user_name, identity.project_name)
-        if key not in self._allowed:
+        who = _who(identity)
+        if who not in self._allowed:
             if len(self._allowed) >= _MOST_REMEMBERED:
                 self._allowed.clear()
-            denied = {
-                name for name, access in self._access.items() if not may_use(access.projects, access.users, identity)
-            }
-            self._allowed[key] = self._clusters - denied if denied else None
-        return self._allowed[key]
+            denied = {name for name, access in self._access.items() if not may_use(access, identity)}
+            self._allowed[who] = self._clusters - denied if denied else None
+        return self._allowed[who]
 
     def check_cluster(self, identity: Identity, name: str) -> None:
         """Raise ClusterNotFound unless there is such a cluster and ``identity`` may use it."""
         allowed = self.clusters_for(identity)
         if name not in (self._clusters if allowed is None else allowed):
-            raise ClusterNotFound(f"The cluster '{name[:100]}' does not exist or you do not have access to it.")
+            error = ClusterNotFound(f"The cluster '{name[:100]}' does not exist or you do not have access to it.")
+            error.is_denial = name in self._clusters
+            raise error
 
     def sees(self, identity: Identity, model: str) -> bool:
-        """Whether a deployment of the model is on a cluster that ``identity`` may use."""
+        """Whether ``identity`` may use the model, by its rule, that of its key, and on some cluster."""
+        if identity.models is not None and model not in identity.models:
+            return False
+        if self._model_access and model in self._hidden_from(identity):
+            return False
+        if self.is_open:
+            return True
         allowed = self.clusters_for(identity)
         return allowed is None or not allowed.isdisjoint(self.deployments[model])
+
+    def _hidden_from(self, identity: Identity) -> frozenset[str]:
+        """The models that are not for ``identity``, wherever they are."""
+        if identity.user_id == LOCAL_ADMIN.user_id:
+            return frozenset()
+        who = _who(identity)
+        if who not in self._hidden:
+            if len(self._hidden) >= _MOST_REMEMBERED:
+                self._hidden.clear()
+            denied = (name for name, access in self._model_access.items() if not may_use(access, identity))
+            self._hidden[who] = frozenset(denied)
+        return self._hidden[who]
 
     def deployed(self, identity: Identity, model: str) -> frozenset[str]:
         """The clusters with a deployment of the model that ``identity`` may use."""
@@ -114,6 +134,14 @@ class Reach:
             param="model",
             code="unsupported_endpoint",
         )
+
+
+_Who = tuple[str, frozenset[str], frozenset[str], frozenset[str]]
+
+
+def _who(identity: Identity) -> _Who:
+    """All that access rules ask for."""
+    return identity.user_name, identity.projects, identity.groups, identity.domains
 
 
 def _able(config: Config) -> dict[str, dict[str, frozenset[str]]]:

@@ -95,20 +95,21 @@ class Passage:
 
     def begin(self) -> None:
         """Take a route or stand in line."""
-        model, wish = self._call.model, self._call.wish
-        route = self._relay.room.take(model, wish)
+        model, wish, claim = self._call.model, self._call.wish, self._call.claim
+        route = self._relay.room.take(model, wish, claim)
         if route is not None:
             self._attempt(route)
             return
         if self._call.patience.fails_when_cold and not self._relay.room.table.pools[model].live(wish.within):
             raise self._relay.forecasts.not_ready(model, wish.within)
-        self._relay.do(self._wait(self._relay.room.join(model, wish)))
+        self._relay.do(self._wait(self._relay.room.join(model, wish, claim)))
 
     # -- waiting -----------------------------------------------------------------------------------------------
 
     async def _wait(self, ticket: Ticket) -> None:
         account, in_line = self._call.account, self._relay.in_line
         in_line[account.request_id] = account
+        ticket.request_id = account.request_id
         try:
             route = await self._turn(ticket)
         except (ApiError, ClientGone) as reason:
@@ -128,6 +129,9 @@ class Passage:
             self._attempt(route)
         except ApiError as error:
             self._give_up(error)
+        except Exception:
+            logger.exception("a request failed for a reason of ours", extra={"action": "internal_error"})
+            self._give_up(ApiError())
 
     def _give_up(self, reason: ApiError | ClientGone) -> None:
         if isinstance(reason, ApiError):
@@ -177,8 +181,10 @@ class Passage:
             if not call.account.is_open:
                 self._queue_s = monotonic() - self._arrived
                 call.account.open(self._relay.spool)
-        except ApiError:
+        except Exception:
             self._relay.room.give_back(route, wish=call.wish)
+            if not self._is_second:
+                self._relay.room.used(call.model, call.claim, 0)
             raise
         self._route, self._answering = route, answering
         self._client.where = route.where
@@ -210,7 +216,7 @@ class Passage:
         except Exception:
             logger.exception("a request failed for a reason of ours", extra={"action": "internal_error"})
             self._client.fail(ApiError())
-            self._call.owner.over()
+            self._over()
 
     def _look_at(self, data: bytes) -> None:
         """Data of which it is not clear yet that it may go on."""
@@ -279,7 +285,7 @@ class Passage:
             self._end(tail)
         except ApiError as error:
             self._client.fail(error)
-        self._call.owner.over()
+        self._over()
 
     async def _keep(self, tail: Tail) -> None:
         """The end of an answer that is kept: who has heard it may ask for it at once."""
@@ -293,7 +299,14 @@ class Passage:
             logger.exception("a request failed for a reason of ours", extra={"action": "internal_error"})
             self._client.fail(ApiError())
         finally:
-            self._call.owner.over()
+            self._over()
+
+    def _over(self) -> None:
+        """The last of a request that was given out."""
+        usage = self._call.account.usage
+        tokens = 0 if usage is None else usage.prompt_tokens + usage.completion_tokens
+        self._relay.room.used(self._call.model, self._call.claim, tokens)
+        self._call.owner.over(usage)
 
     def _may_go_elsewhere(self, tail: Tail) -> bool:
         """Only once, only where no token of an answer came, and only for one who is there to hear it."""
@@ -325,7 +338,7 @@ class Passage:
         except StoreUnavailable:
             SPOOL_FAILURES.inc()
             logger.exception("the usage spool cannot be written; usage is kept in memory", extra={"action": "spool"})
-        return tail.usage
+        return account.usage
 
     def _end(self, tail: Tail) -> None:
         client = self._client

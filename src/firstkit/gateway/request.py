@@ -5,8 +5,6 @@ Whatever carries the request (ASGI, or raw protocols on hot routes) calls these;
 
 from __future__ import annotations
 
-import base64
-import binascii
 import itertools
 import re
 from dataclasses import dataclass, field
@@ -14,11 +12,9 @@ from datetime import datetime
 
 from firstkit import metrics
 from firstkit.accounting.ledger import plausible
-from firstkit.accounting.limits import KeyLimits, Standing
 from firstkit.accounting.spool import OpenEntry, Spool, UsageEntry
-from firstkit.auth.authenticator import Authenticator, Identity
-from firstkit.auth.permissions import Scope, require
-from firstkit.clock import monotonic, now
+from firstkit.auth.permissions import Identity, Scope, require
+from firstkit.clock import now
 from firstkit.errors import (
     AtCapacity,
     ExpectationFailed,
@@ -26,7 +22,6 @@ from firstkit.errors import (
     HttpVersionRefused,
     InvalidRequest,
     TooLarge,
-    Unauthenticated,
     UnsupportedMediaType,
 )
 from firstkit.gateway.forms import is_form
@@ -146,39 +141,6 @@ def form_type(head: RequestHead) -> str | None:
     return kind
 
 
-def api_key(head: RequestHead) -> str:
-    """The key that came with a request: a Bearer token, ``x-api-key``, or the password of HTTP Basic (browsers)."""
-    authorization = head.get(b"authorization")
-    if authorization is None:
-        if key := head.get(b"x-api-key"):
-            return key
-        raise Unauthenticated
-    scheme, _, value = authorization.partition(" ")
-    if scheme.lower() == "bearer":
-        return value.strip()
-    if scheme.lower() == "basic":
-        return _basic_password(value)
-    raise Unauthenticated
-
-
-def _basic_password(value: str) -> str:
-    try:
-        return base64.b64decode(value.strip(), validate=True).decode().partition(":")[2]
-    except (binascii.Error, ValueError):
-        raise Unauthenticated from None
-
-
-async def identify(head: RequestHead, authenticator: Authenticator) -> Identity:
-    """Who asks; raises Unauthenticated, or StoreUnavailable when nobody can say."""
-    token = api_key(head)
-    return authenticator.cached(token) or await authenticator.identify(token)
-
-
-def limit(identity: Identity, limits: KeyLimits) -> Standing | None:
-    """Count a request of this key in; raises RateLimited. ``limits.leave(identity.key_prefix)`` when it has ended."""
-    return limits.enter(identity.key_prefix, monotonic())
-
-
 def permit(identity: Identity, scope: Scope) -> None:
     """Raise Forbidden unless ``identity`` holds ``scope``."""
     require(identity, scope)
@@ -195,6 +157,10 @@ class Account:
     request_id: str = field(default_factory=new_request_id)
     at: datetime = field(default_factory=now)
     is_open: bool = False
+    reserved: int = 0
+    """The tokens that it was expected to need."""
+    usage: Usage | None = None
+    """What was accounted."""
 
     def open(self, spool: Spool) -> None:
         """Note that work is about to be given out; raises StoreUnavailable, and then it must not be."""
@@ -219,6 +185,7 @@ class Account:
         if usage != claimed:
             metrics.DISPUTED.labels(self.model).inc()
         self.is_open = False
+        self.usage = usage
         spool.ended(
             UsageEntry(
                 request_id=self.request_id,
@@ -250,6 +217,9 @@ class Account:
         series.prompt_tokens += usage.prompt_tokens
         series.completion_tokens += usage.completion_tokens
         series.queue.observe(queue_s)
+        used = usage.prompt_tokens + usage.completion_tokens
+        if used and self.reserved and tail.outcome is Outcome.COMPLETE and not usage.estimated:
+            series.estimate.observe(self.reserved / used)
         if tail.ttft_s is not None:
             series.ttft.observe(queue_s + tail.ttft_s)
         if tail.gap_s is not None and tail.outcome is Outcome.COMPLETE:

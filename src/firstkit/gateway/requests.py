@@ -43,7 +43,9 @@ async def retrieve_request(request: Request, request_id: str) -> RequestInfo:
         raise RequestNotFound
     owner = found.identity.user_id if isinstance(found, Account) else found.user_id
     if owner != identity.user_id and Scope.ADMIN.value not in identity.scopes:
-        raise RequestNotFound
+        error = RequestNotFound()
+        error.is_denial = True
+        raise error
     return _info(found)
 
 

@@ -160,6 +160,18 @@ class JobList(Answer):
     has_more: bool = Field(description="More follow after the last of these: ask again with `after` and its id.")
 
 
+class Privacy(Answer):
+    """What becomes of prompts and answers: the rule that is in force."""
+
+    stores_prompts: bool = Field(description="Whether the service keeps any, beyond the time that it takes to answer.")
+    kept_s: float = Field(
+        description="How long answers of /v1/responses are kept for their owner alone, with what was said before them; "
+        "not those of requests with store: false. In seconds; 0: not at all."
+    )
+    leaves: bool = Field(description="Whether a request may go to a service that others run, by their own rules.")
+    rule: str = Field(description="The same as a sentence.")
+
+
 class ModelFacts(Answer):
     """What FIRST knows of a model."""
 
@@ -172,6 +184,7 @@ class ModelFacts(Answer):
     capabilities: list[str]
     aliases: list[str]
     description: str
+    privacy: Privacy
 
 
 class ModelInfo(Answer):

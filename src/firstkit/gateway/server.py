@@ -18,13 +18,17 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from firstkit import metrics
-from firstkit.accounting.ledger import Loader, again_and_again
-from firstkit.accounting.limits import KeyLimits
+from firstkit.accounting.budgets import Budgets
+from firstkit.accounting.ledger import Loader, TurnOver
+from firstkit.accounting.limits import Limits
 from firstkit.accounting.spool import Spool
 from firstkit.auth.authenticator import Authenticator
+from firstkit.auth.authorities import authorities
+from firstkit.auth.people import People
 from firstkit.clock import monotonic, now
 from firstkit.config import Config
 from firstkit.errors import CallFailed, ConfigError, FirstError, StoreUnavailable
+from firstkit.gateway import fair_share
 from firstkit.gateway.app import build_app
 from firstkit.gateway.descriptors import most_connections, raise_limit
 from firstkit.gateway.forecast import Forecasts
@@ -112,17 +116,23 @@ class Process:
         spool = await asyncio.to_thread(Spool, server.path("spool"))
         if lost := spool.close_lost():
             logger.warning("closed %d requests as lost", lost, extra={"action": "recover"})
-        gateway = self._assemble(db, spool)
+        turn_over = TurnOver(spool)
+        gateway = self._assemble(db, turn_over)
         with contextlib.suppress(StoreUnavailable):  # then nothing is known to be drained, and no key is known either
+            await gateway.people.prepare()
             await gateway.closures.refresh(db)
+        await gateway.budgets.prepare()
         await gateway.wake.start()
         await gateway.pilots.listen(self.config.server.path("pilots.sock"))
         chores = (
-            _turn_over(spool),
+            turn_over.run(),
+            gateway.budgets.run(),
+            gateway.audit.run(),
             _measure_lag(),
             self._tell_demand(),
             gateway.closures.run(db),
             gateway.stored.sweep(),
+            fair_share.learn(gateway.room, db, self.config, gateway.started_at),
         )
         background = [asyncio.ensure_future(chore) for chore in chores]
         if tunnel is not None:
@@ -138,13 +148,19 @@ class Process:
             await asyncio.gather(*background, return_exceptions=True)
             await gateway.pilots.close()
             await gateway.wake.close()
+            for authority in gateway.authenticator.authorities.values():
+                await authority.close()
+            await gateway.audit.write()
             await _load_all(spool, db)
             await db.close()
 
-    def _assemble(self, db: Database, spool: Spool) -> Gateway:
+    def _assemble(self, db: Database, turn_over: TurnOver) -> Gateway:
+        """Raises ConfigError for what an identity provider needs and is not there."""
+        people = People(db, self.config)
         table = RoutingTable(names(self.config))
         forecasts = Forecasts(table)
-        room = WaitingRoom(table, self.config.server.max_waiting, self._on_demand)
+        server, half_life_s = self.config.server, self.config.accounting.half_life
+        room = WaitingRoom(table, server.max_waiting, self._on_demand, server.max_waiting_per_user, half_life_s)
         pilots = Pilots(db, room, self._tell_pilot)
         for deployment in self.config.deployments():
             if deployment.is_external:
@@ -152,23 +168,26 @@ class Process:
         self.gateway = Gateway(
             config=self.config,
             db=db,
-            authenticator=Authenticator(db),
+            authenticator=Authenticator(db, people, authorities(self.config)),
             table=table,
             room=room,
             forecasts=forecasts,
             pilots=pilots,
-            relay=Relay(room, forecasts, spool, StoredResponses(db, self.config.server.keep_responses)),
+            relay=Relay(room, forecasts, turn_over.spool, StoredResponses(db, self.config.server.keep_responses)),
             wake=WakeServer(self.config.server.path("controller.sock"), self._on_message, self._on_controller),
             started_at=now(),
+            people=people,
+            budgets=Budgets(self.config, db, turn_over),
         )
         return self.gateway
 
     async def _serve(self, gateway: Gateway, listener: socket.socket) -> None:
         app = build_app(gateway)
-        limits = KeyLimits(self.config.limits.requests_per_minute_per_key, self.config.limits.concurrency_per_key)
+        limits = Limits(self.config.limits, {name: model.limits for name, model in self.config.models.items()})
         has_external = any(deployment.is_external for deployment in self.config.deployments())
         most = most_connections(raise_limit(), has_external)
-        public = _uvicorn(Guard(Identify(app, gateway.identify, limits)), Door(HotRoutes(gateway, limits), most))
+        identified = Identify(app, gateway.identify, limits, gateway.denied)
+        public = _uvicorn(Guard(identified), Door(HotRoutes(gateway, limits), most))
         admin = _uvicorn(Guard(Identify(app, local_admin)), Door())
         loop = asyncio.get_running_loop()
 
@@ -306,12 +325,3 @@ async def _load_all(spool: Spool, db: Database) -> None:
     with contextlib.suppress(StoreUnavailable):
         spool.turn_over()
     await loader.last()
-
-
-async def _turn_over(spool: Spool) -> None:
-    """Give the controller what it may load into the ledger."""
-
-    async def give() -> None:
-        spool.turn_over()
-
-    await again_and_again(give)

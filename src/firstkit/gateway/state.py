@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 from starlette.requests import Request
 
+from firstkit.accounting.budgets import Budgets
 from firstkit.auth.authenticator import Authenticator, Identity
+from firstkit.auth.people import People
 from firstkit.config import Config, ResolvedDeployment
 from firstkit.engines.http import EngineClient
 from firstkit.engines.registry import engine_of, external_target
-from firstkit.errors import ModelNotFound
+from firstkit.errors import ApiError, ModelNotFound
+from firstkit.gateway.audit import Audit
 from firstkit.gateway.closures import Closures
+from firstkit.gateway.doors import identify
 from firstkit.gateway.forecast import Forecasts
 from firstkit.gateway.pilots import Pilots
 from firstkit.gateway.reach import Reach
 from firstkit.gateway.relay import Relay
-from firstkit.gateway.request import RequestHead, identify
+from firstkit.gateway.request import RequestHead
+from firstkit.gateway.source import Sources
 from firstkit.gateway.stored import StoredResponses
 from firstkit.gateway.waiting import WaitingRoom
 from firstkit.routing.table import Route, RoutingTable
@@ -40,10 +47,16 @@ class Gateway:
     relay: Relay
     wake: WakeServer
     started_at: datetime
+    people: People
+    budgets: Budgets
     reach: Reach = field(init=False)
     closures: Closures = field(init=False)
+    audit: Audit = field(init=False)
+    sources: Sources = field(init=False)
 
     def __post_init__(self) -> None:
+        self.audit = Audit(self.db)
+        self.sources = Sources(self.config.server.trusted_proxies)
         self.reach = Reach(self.config)
         self.closures = Closures(self.config, self.room)
         self.forecasts.deployed = self.reach.deployments
@@ -56,8 +69,10 @@ class Gateway:
     def canonical(self, name: str, identity: Identity | None = None) -> str:
         """The canonical name of a model; raises ModelNotFound, also for models that ``identity`` may not see."""
         model = self.table.aliases.get(name)
-        if model is None or not (identity is None or self.reach.is_open or self.reach.sees(identity, model)):
-            raise ModelNotFound(f"The model '{name[:200]}' does not exist or you do not have access to it.")
+        if model is None or not (identity is None or self.reach.sees(identity, model)):
+            error = ModelNotFound(f"The model '{name[:200]}' does not exist or you do not have access to it.")
+            error.is_denial = model is not None
+            raise error
         return model
 
     def clusters_for(self, identity: Identity) -> frozenset[str] | None:
@@ -77,7 +92,15 @@ class Gateway:
         return max((route.context_length or 0 for route in self.table.pools[model].ready), default=0) or None
 
     async def identify(self, head: RequestHead) -> Identity:
-        return await identify(head, self.authenticator)
+        return await identify(head, self.authenticator, self.config.server.public_url)
+
+    def denied(
+        self, error: ApiError, identity: Identity | None, what: str, peer: Any, forwarded: Iterable[bytes]
+    ) -> None:
+        """Have a denial written to the audit log; other errors are none. ``what``: method and path; ``peer`` and
+        ``forwarded`` as of ``Sources.of``."""
+        if error.is_denial:
+            self.audit.denied(error, identity, what, self.sources.of(peer, forwarded))
 
 
 def gateway_of(request: Request) -> Gateway:

@@ -53,7 +53,7 @@ class StoredResponses:
 
     def __init__(self, db: Database, keep_s: float) -> None:
         self._db = db
-        self._keep_s = keep_s
+        self.keep_s = keep_s
 
     def arrange(self, call: Call) -> str | None:
         """Take what is for us out of a request: whether its answer shall be kept (it shall if nothing is said, as at
@@ -66,13 +66,13 @@ class StoredResponses:
         previous = read(body, "previous_response_id", str, "") or None
         body.pop("previous_response_id", None)
         body["store"] = _FALSE
-        if previous is not None and not self._keep_s:
+        if previous is not None and not self.keep_s:
             raise InvalidRequest(
                 "'previous_response_id': this service does not keep responses; send the whole conversation as 'input'.",
                 param="previous_response_id",
                 code="responses_not_kept",
             )
-        call.keeps = wants and self._keep_s > 0
+        call.keeps = wants and self.keep_s > 0
         call.previous = previous
         _fit(call, must_be_kept=says_so)
         return previous
@@ -104,7 +104,7 @@ class StoredResponses:
                 id=_read(response).id,
                 model=call.model,
                 created_at=at,
-                expires_at=at + timedelta(seconds=self._keep_s),
+                expires_at=at + timedelta(seconds=self.keep_s),
                 input=msgspec.json.encode(items_of(call.body)).decode(),
                 response=response.decode(),
             )

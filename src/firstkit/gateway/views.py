@@ -31,6 +31,14 @@ def without_nodes(reason: str) -> str:
     return _NODES.sub("", reason).strip() if "ode" in reason else reason
 
 
+def _rule(kept_s: float, leaves: bool) -> str:
+    """What is said of privacy, from what is done."""
+    said = "Prompts and answers are not stored; who asked, when, and how many tokens it took, is."
+    if kept_s:
+        said += f" Answers of /v1/responses are kept for {kept_s:g} s with their prompts, unless 'store' is false."
+    return f"{said} Requests may go to a service that others run, by its own rules." if leaves else said
+
+
 async def each(items: Iterable[N], make: Callable[[N], T]) -> list[T]:
     """``make`` of each, with a turn for others after every one: a federation is large, and tokens do not wait."""
     made = []
@@ -101,8 +109,14 @@ class View:
                 capabilities=sorted(self.gateway.capabilities(model)),
                 aliases=list(entry.aliases),
                 description=entry.description,
+                privacy=self._privacy(clusters),
             ),
         )
+
+    def _privacy(self, clusters: Iterable[str]) -> schemas.Privacy:
+        kept_s = self.gateway.stored.keep_s
+        leaves = any(self.gateway.config.clusters[cluster].kind == "external" for cluster in clusters)
+        return schemas.Privacy(stores_prompts=kept_s > 0, kept_s=kept_s, leaves=leaves, rule=_rule(kept_s, leaves))
 
     def _told(self, reason: str) -> str:
         return reason if self._is_operator else without_nodes(reason)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any, cast
 
 from firstkit import metrics
 from firstkit.clock import monotonic
 from firstkit.errors import Overloaded, ReplicasFailing
 from firstkit.links.messages import Outcome, Tail
-from firstkit.routing.admission import Line
+from firstkit.routing.admission import HALF_LIFE_S, NOBODY, Claim, Full, Line, Standing
 from firstkit.routing.breaker import FIRST_WAIT_S, Circuit
 from firstkit.routing.table import Route, RoutingTable
 from firstkit.routing.wish import ANYWHERE, Kind, Wish, Within
@@ -21,11 +21,15 @@ OVERLOAD_RETRY_S = 5.0
 
 
 class Ticket:
-    """A place in the line of one model; ``route`` is done when it is this request's turn."""
+    """A place in the line of one model; ``route`` is done when it is this request's turn. ``request_id``: of the
+    request, where that was told."""
 
-    def __init__(self, wish: Wish = ANYWHERE) -> None:
+    def __init__(self, wish: Wish = ANYWHERE, claim: Claim = NOBODY) -> None:
         self.route: asyncio.Future[Route] = asyncio.get_running_loop().create_future()
         self.wish = wish
+        self.claim = claim
+        self.request_id: str | None = None
+        self.came_at = monotonic()
 
 
 class Use:
@@ -39,28 +43,43 @@ class Use:
 
 
 class WaitingRoom:
-    """Lines of waiting requests by model. First come, first served among those whom the same replicas may serve, at
-    most ``max_waiting`` a model."""
+    """Lines of waiting requests by model, in the order of fair shares among those whom the same replicas may serve; at
+    most ``max_waiting`` a model, and of each user ``max_waiting_per_user``."""
 
-    def __init__(self, table: RoutingTable, max_waiting: int, on_demand: Callable[[bool], None]) -> None:
+    def __init__(
+        self,
+        table: RoutingTable,
+        max_waiting: int,
+        on_demand: Callable[[bool], None],
+        max_waiting_per_user: int | None = None,
+        half_life_s: float = HALF_LIFE_S,
+    ) -> None:
         """``on_demand(urgent)`` is called when the demand changed; urgent: a model got its first waiting request, or
-        its first of a kind."""
+        its first of a kind. ``half_life_s``: after that past use counts half."""
         self.table = table
         self._max_waiting = max_waiting
+        self._max_waiting_per_user = max_waiting_per_user
+        self._half_life_s = half_life_s
+        self._shares: Mapping[str, float] = {}
         self._on_demand = on_demand
         self._lines: dict[str, Line[Ticket]] = {}
         self._uses: dict[tuple[str, Within], Use] = {(model, None): Use() for model in table.pools}
 
-    def take(self, model: str, wish: Wish = ANYWHERE) -> Route | None:
-        """A route at once, if one has room and nobody waits before us who could have it."""
+    def take(self, model: str, wish: Wish = ANYWHERE, claim: Claim = NOBODY) -> Route | None:
+        """A route at once, if one has room and nobody waits who could have it. It is charged, and then ``used`` has to
+        follow."""
         pool = self.table.pools[model]
         pool.retries.earn()
-        if line := self._lines.get(model):
+        line = self._lines.get(model)
+        if line is None:
+            line = self._open(model)
+        elif line:
             self.pump(model)
             if line.count(wish.kind):
                 return None
         route = pool.take(wish)
         if route is not None:
+            line.begin(claim)
             use = self._uses.get((model, wish.within)) or self._use(model, wish)
             use.in_flight += 1
             use.last_at = monotonic()
@@ -78,14 +97,17 @@ class WaitingRoom:
             self._came(model, wish)
         return route
 
-    def join(self, model: str, wish: Wish = ANYWHERE) -> Ticket:
-        """Stand in line; raises Overloaded when the line is full, ReplicasFailing where waiting would help nobody."""
+    def join(self, model: str, wish: Wish = ANYWHERE, claim: Claim = NOBODY) -> Ticket:
+        """Stand in line; raises Overloaded when the line is full, or full for this user, ReplicasFailing where waiting
+        would help nobody. The route is charged when it is given; then, ``used`` has to follow, or ``leave``."""
         if self.table.pools[model].is_failing(wish.within):
             raise ReplicasFailing(retry_after_s=FIRST_WAIT_S)
-        line = self._lines.setdefault(model, Line(self._max_waiting))
-        ticket = Ticket(wish)
-        if not line.join(ticket, wish.kind):
-            raise Overloaded(retry_after_s=OVERLOAD_RETRY_S)
+        line = self._lines.get(model)
+        if line is None:
+            line = self._open(model)
+        ticket = Ticket(wish, claim)
+        if (full := line.join(ticket, wish.kind, claim)) is not None:
+            raise Overloaded(_full(full, model, len(line)), retry_after_s=OVERLOAD_RETRY_S)
         self._on_demand(line.count(wish.kind) == 1)
         return ticket
 
@@ -94,6 +116,7 @@ class WaitingRoom:
         line = self._lines[model]
         line.leave(ticket)
         if ticket.route.done() and not ticket.route.cancelled() and ticket.route.exception() is None:
+            self.used(model, ticket.claim, 0)
             self.give_back(ticket.route.result(), wish=ticket.wish)
         self._touch(self._use(model, ticket.wish))
 
@@ -107,6 +130,34 @@ class WaitingRoom:
         self._on_demand(False)
         if self._lines.get(route.model):
             self.pump(route.model)
+
+    def used(self, model: str, claim: Claim, tokens: int) -> None:
+        """A request that was given a route has ended and used so many tokens, of prompt and answer; once for each."""
+        self._lines[model].used(claim, tokens, monotonic())
+
+    def share(self, shares: Mapping[str, float]) -> None:
+        """By the id of a project its share; 1 for those that are not there."""
+        self._shares = shares
+        for line in self._lines.values():
+            line.reshare()
+
+    def recall(self, model: str, project: str, user: str, tokens: float, age_s: float) -> None:
+        """So many tokens were used so long ago, before this room was there."""
+        line = self._lines.get(model)
+        if line is None:
+            line = self._open(model)
+        line.recall(project, user, tokens, age_s, monotonic())
+
+    def _open(self, model: str) -> Line[Ticket]:
+        line: Line[Ticket] = Line(
+            self._max_waiting,
+            self._max_waiting_per_user,
+            lambda project: self._shares.get(project, 1.0),
+            self._half_life_s,
+            _are_rivals,
+        )
+        self._lines[model] = line
+        return line
 
     def measure(self, route: Route, tail: Tail) -> None:
         """``route`` gave an answer whole, and nobody but itself was slow."""
@@ -163,7 +214,7 @@ class WaitingRoom:
         for ticket in line.heads():
             route = pool.take(ticket.wish)
             if route is not None:
-                line.leave(ticket)
+                line.serve(ticket)
                 self._came(model, ticket.wish)
                 ticket.route.set_result(route)
                 return True
@@ -180,15 +231,20 @@ class WaitingRoom:
         return len(line) if line is not None else 0
 
     def position(self, model: str, ticket: Ticket) -> int:
-        """1 for the next in line; 0 when it is no longer in line. Those who wait for other clusters are not before
-        it."""
-        within = ticket.wish.within
+        """How many would be served before it, and it, if nobody came or went; 0 when it is no longer in line. Those who
+        wait for other clusters are not before it."""
+        return self._lines[model].position(ticket)
 
-        def is_rival(kind: Hashable) -> bool:
-            other = cast(Kind, kind)[0]
-            return within is None or other is None or bool(within & other)
+    def of_user(self, user: str) -> Iterator[tuple[str, Ticket]]:
+        """By model what waits of a user, with the id of one."""
+        for model, line in self._lines.items():
+            for ticket in line.of_user(user):
+                yield model, ticket
 
-        return self._lines[model].position(ticket, is_rival)
+    def standings(self) -> dict[str, list[Standing]]:
+        """By model those projects of which anything is known; without the ones who have no id."""
+        at = monotonic()
+        return {model: [each for each in line.standings(at) if each.id] for model, line in self._lines.items()}
 
     def count(self) -> None:
         """Bring the gauges up to date; for whoever is about to show them."""
@@ -227,6 +283,25 @@ class WaitingRoom:
     def _touch(self, use: Use) -> None:
         use.last_at = monotonic()
         self._on_demand(False)
+
+
+def _full(full: Full, model: str, waiting: int) -> str:
+    if full is Full.LINE:
+        return f"{waiting} requests wait for the model '{model}', and no more may (server.max_waiting)."
+    if full is Full.USER:
+        return (
+            f"As many of your requests wait for the model '{model}' as may of one user (server.max_waiting_per_user)."
+        )
+    return (
+        f"{waiting} requests wait for the model '{model}', some of them yours; the last quarter of the places "
+        "(server.max_waiting) is for users of whom none waits."
+    )
+
+
+def _are_rivals(kind: Hashable, other: Hashable) -> bool:
+    """Whether one replica may serve both."""
+    within, others = cast(Kind, kind)[0], cast(Kind, other)[0]
+    return within is None or others is None or bool(within & others)
 
 
 def _by_clusters(line: Line[Ticket]) -> dict[Within, int]:

@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from firstkit.auth.authenticator import Authenticator
+from firstkit.auth.people import People
 from firstkit.gateway.state import Gateway
 from firstkit.store.database import Database
+from unit.gateway import residents, support
+from unit.gateway.asking import Asking
 from unit.gateway.support import Served, made, serving
 
 
@@ -34,3 +38,29 @@ async def gateway(folder: Path, empty_database: Path) -> AsyncIterator[Gateway]:
 @pytest.fixture
 async def served(folder: Path) -> Served:
     return serving(folder)
+
+
+@pytest.fixture(scope="session")
+def inhabited_database(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Path:
+    """A database with all residents, to be copied."""
+    path = tmp_path_factory.mktemp("inhabited") / "first.db"
+    shutil.copy(empty_database, path)
+
+    async def make() -> None:
+        db = await Database.open(f"sqlite:///{path}")
+        await residents.move_in(db)
+        await db.close()
+
+    asyncio.run(make())
+    return path
+
+
+@pytest.fixture
+async def asking(folder: Path, inhabited_database: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Asking]:
+    """A gateway where the residents are known, and whoever asks it."""
+    monkeypatch.setattr(support, "CONFIG", residents.CONFIG)
+    shutil.copy(inhabited_database, folder / "first.db")
+    async for gateway in made(folder):
+        gateway.people = People(gateway.db, gateway.config)
+        gateway.authenticator = Authenticator(gateway.db, gateway.people)
+        yield Asking(gateway)

@@ -13,13 +13,18 @@ from typing import Any, cast
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from firstkit.accounting.limits import KeyLimits
+from firstkit.accounting.budgets import Budgets
+from firstkit.accounting.ledger import TurnOver
+from firstkit.accounting.limits import Limits
 from firstkit.accounting.spool import Spool
 from firstkit.auth.authenticator import Authenticator, Identity
+from firstkit.auth.people import People
 from firstkit.clock import now
-from firstkit.config import parse_config
+from firstkit.config import Limits as ConfiguredLimits
+from firstkit.config import ModelLimits, parse_config
 from firstkit.errors import Unauthenticated
 from firstkit.gateway.app import build_app
+from firstkit.gateway.audit import Audit
 from firstkit.gateway.call import Call
 from firstkit.gateway.client import Client
 from firstkit.gateway.forecast import Forecasts
@@ -238,6 +243,8 @@ async def made(folder: Path) -> AsyncIterator[Gateway]:
     gateway = without_database(folder)
     gateway.db = db
     gateway.authenticator = Authenticator(db)
+    gateway.audit = Audit(db)
+    gateway.budgets = Budgets(gateway.config, db, TurnOver(gateway.relay.spool))
     gateway.pilots = Pilots(db, gateway.room, lambda job_id: None)
     gateway.relay = Calls(gateway.room, gateway.forecasts, gateway.relay.spool, StoredResponses(db, 0.0))
     yield gateway
@@ -251,6 +258,7 @@ def without_database(folder: Path) -> Gateway:
     forecasts = Forecasts(table)
     room = WaitingRoom(table, 4, lambda urgent: None)
     db = cast(Database, None)
+    spool = Spool(folder / "spool")
     return Gateway(
         config=config,
         db=db,
@@ -259,10 +267,18 @@ def without_database(folder: Path) -> Gateway:
         room=room,
         forecasts=forecasts,
         pilots=Pilots(db, room, lambda job_id: None),
-        relay=Relay(room, forecasts, Spool(folder / "spool"), StoredResponses(db, 0.0)),
+        relay=Relay(room, forecasts, spool, StoredResponses(db, 0.0)),
         wake=WakeServer(folder / "controller.sock", lambda message: None, lambda: None),
         started_at=now(),
+        people=People(db, config),
+        budgets=Budgets(config, db, TurnOver(spool)),
     )
+
+
+def limits_of(models: dict[str, dict[str, int]] | None = None, /, **limits: int) -> Limits:
+    """As a configuration has them; ``models``: those of the models in it."""
+    of_models = {name: ModelLimits.model_validate(entry) for name, entry in (models or {}).items()}
+    return Limits(ConfiguredLimits.model_validate(limits), of_models)
 
 
 def route(
@@ -411,16 +427,16 @@ class Port:
     def __init__(
         self,
         gateway: Gateway,
-        limits: KeyLimits | None = None,
+        limits: Limits | None = None,
         most: int = 1000,
         app: ASGIApp | None = None,
         is_admin: bool = False,
     ) -> None:
         self.gateway = gateway
-        self.limits = limits or KeyLimits()
+        self.limits = limits or Limits()
         self.hot = HotRoutes(gateway, self.limits)
         who = local_admin if is_admin else gateway.identify
-        guarded = Guard(app or Identify(build_app(gateway), who, self.limits))
+        guarded = Guard(app or Identify(build_app(gateway), who, self.limits, gateway.denied))
         self.server = _uvicorn(guarded, Door(None if is_admin else self.hot, most))
         self.server.config.load()
         self.server.server_state.default_headers = [(b"date", b"Thu, 26 Nov 2026 06:30:00 GMT")]
@@ -517,9 +533,15 @@ class Served:
         """Bytes of bodies that the gateway holds."""
         return MOST_HELD_BYTES - self.port.hot.memory._left
 
+    @property
+    def under_way(self) -> int:
+        """Requests that count as under way for a limit of keys."""
+        [kind] = self.port.limits._kinds
+        return sum(subject.running for subject in kind.subjects.values())
+
 
 def serving(
-    folder: Path, most: int = 8, limits: KeyLimits | None = None, app: ASGIApp | None = None, replica: Any = None
+    folder: Path, most: int = 8, limits: Limits | None = None, app: ASGIApp | None = None, replica: Any = None
 ) -> Served:
     """Up to ``most`` requests are at the replica at a time; ``app`` as of ``Port``."""
     gateway = without_database(folder)

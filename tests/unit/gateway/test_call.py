@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from firstkit.accounting.estimate import Length
 from firstkit.auth.authenticator import Identity
 from firstkit.errors import ApiError, InvalidRequest
 from firstkit.gateway.apis import APIS, CHAT, COMPLETIONS, EMBEDDINGS, MESSAGES_API, RESPONSES_API, Api
-from firstkit.gateway.call import Call, Patience, check_body, most_tokens, parse_body, patience
+from firstkit.gateway.call import Call, Patience, check_body, parse_body, patience
 from firstkit.gateway.paths import place_of
 from firstkit.gateway.request import Account, RequestHead
 from firstkit.links.messages import Outcome, Tail, Usage
@@ -33,13 +34,13 @@ class Owner:
     def release_body(self) -> None:
         self.releases += 1
 
-    def over(self) -> None:
+    def over(self, usage: Usage | None = None) -> None:
         raise AssertionError("no call ends here")
 
 
 def call_of(raw: bytes, **changes: Any) -> Call:
     body = parse_body(raw)
-    model, stream, wants_usage, _ = check_body(body, CHAT)
+    model, stream, wants_usage, *_ = check_body(body, CHAT)
     account = Account(IDENTITY, model, CHAT.endpoint, len(raw))
     return Call(CHAT, model, body, stream, wants_usage, Patience(2, 60), account, 300.0, 3600.0, Owner())
 
@@ -250,17 +251,31 @@ def test_other_paths_are_no_such(path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "tokens"),
+    ("fields", "length"),
     [
-        (b"", None),
-        (b', "max_tokens": null', None),
-        (b', "max_tokens": 7', 7),
-        (b', "max_completion_tokens": 9', 9),
-        (b', "max_tokens": 7, "max_completion_tokens": 9', 9),
+        (b"", Length()),
+        (b', "max_tokens": null, "n": null', Length()),
+        (b', "max_tokens": 7', Length(7)),
+        (b', "max_completion_tokens": 9', Length(9)),
+        (b', "max_output_tokens": 9', Length(9)),
+        (b', "max_tokens": 7, "max_completion_tokens": 9', Length(9)),
+        (b', "n": 3', Length(None, 3)),
+        (b', "n": 2, "best_of": 5, "max_tokens": 1', Length(1, 5)),
+        (b', "max_tokens": 9223372036854775807, "n": 123456789012345678901234567890', Length(10_000_000, 10_000_000)),
     ],
 )
-def test_how_many_tokens_are_asked_for(fields: bytes, tokens: int | None) -> None:
-    assert most_tokens(parse_body(b'{"model": "m"%b}' % fields)) == tokens
+def test_how_long_an_answer_is_asked_for(fields: bytes, length: Length) -> None:
+    body = parse_body(b'{"model": "m", "messages": %b%b}' % (MESSAGES, fields))
+    assert check_body(body, CHAT).length == length
+
+
+@pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens", "max_output_tokens", "n", "best_of"])
+@pytest.mark.parametrize("value", ["0", "-1", "1.5", '"7"', "true", "1e999", "[]"])
+def test_a_length_is_a_whole_number(field: str, value: str) -> None:
+    raw = f'{{"model": "m", "messages": [{{}}], "{field}": {value}}}'.encode()
+    with pytest.raises(InvalidRequest) as caught:
+        check_body(parse_body(raw), CHAT)
+    assert caught.value.param == field
 
 
 # -- where an answer comes from ----------------------------------------------------------------------------------------
@@ -283,7 +298,7 @@ def asked(api: Api, **fields: Any) -> Call:
     body = parse_body(
         json.dumps({"model": "m", "max_tokens": 9, api.required: said[api.required or ""], **fields}).encode()
     )
-    model, stream, wants_usage, wants_origin = check_body(body, api)
+    model, stream, wants_usage, wants_origin, _ = check_body(body, api)
     account = Account(IDENTITY, model, api.endpoint, 10)
     call = Call(api, model, body, stream, wants_usage, Patience(2, 60), account, 300.0, 3600.0, Owner())
     call.wants_origin = wants_origin

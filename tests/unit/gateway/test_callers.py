@@ -34,7 +34,8 @@ GOOD = caller_of(KEY, JSON)
 
 
 def test_a_good_head() -> None:
-    assert Caller(CHAT, CHUNKS, digest("key"), USUAL, keeps_alive=True, knows_chunks=True, awaits_go_on=False) == GOOD
+    said = {"keeps_alive": True, "knows_chunks": True, "awaits_go_on": False, "path": CHAT.path}
+    assert Caller(CHAT, CHUNKS, digest("key"), USUAL, **said) == GOOD  # type: ignore[arg-type]
 
 
 def test_what_else_it_may_say() -> None:

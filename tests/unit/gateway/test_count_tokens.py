@@ -10,7 +10,7 @@ import pytest
 from firstkit.config import parse_config
 from firstkit.gateway.reach import Reach
 from firstkit.states import ReplicaState
-from unit.gateway.support import CONFIG, Answer, Served, request, route, serving
+from unit.gateway.support import CONFIG, Answer, Served, limits_of, request, route, serving
 from unit.gateway.upstreams import ByHand, settle
 
 PATH = "/v1/messages/count_tokens"
@@ -22,7 +22,7 @@ CHATS = frozenset({"chat"})
 @pytest.fixture
 async def counting(folder: Path) -> Served:
     """A gateway whose one replica, played by hand, chats and does not count; the model is on two clusters."""
-    served = serving(folder)
+    served = serving(folder, limits=limits_of(concurrency_per_key=100))
     config = f"server: {{state_dir: /x}}\n{CONFIG}".replace("[completions]", "[chat, messages, count_tokens]")
     served.gateway.reach = Reach(parse_config(config))
     served.gateway.table.pools["m"].routes[0].capabilities = CHATS
@@ -58,7 +58,7 @@ async def test_an_engine_that_only_chats_is_not_asked(counting: Served) -> None:
     assert b"x-first-cluster" not in answer.headers
     assert len(counting.gateway.relay.spool) == 0, "what uses no tokens has no line of usage"
     assert counting.body_bytes == 0
-    assert all(usage.running == 0 for usage in counting.port.limits._keys.values())
+    assert counting.under_way == 0
 
 
 async def test_a_cold_model_is_not_woken(counting: Served) -> None:

@@ -17,7 +17,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from firstkit.accounting.limits import KeyLimits
 from firstkit.auth.authenticator import Identity
 from firstkit.clock import monotonic
 from firstkit.config import parse_config
@@ -35,6 +34,7 @@ from unit.gateway.support import (
     Served,
     Visit,
     get,
+    limits_of,
     request,
     route,
     serving,
@@ -45,11 +45,6 @@ POOR = Identity("u", "user", "p", "poor", frozenset({"metrics"}))
 STREAM = {**CHAT_BODY, "stream": True}
 WRONG_TYPE = b"content-type: text/plain"
 RIGHT_TYPE = b"content-type: application/json"
-
-
-def held(served: Served, key: str = "prefix") -> int:
-    """Requests of a key that count as under way."""
-    return served.port.limits._keys[key].running
 
 
 async def answer_to(served: Served, data: bytes) -> Answer:
@@ -64,7 +59,7 @@ async def answer_to(served: Served, data: bytes) -> Answer:
 @pytest.mark.parametrize("is_whole", [True, False])
 async def test_one_thing_after_the_other(folder: Path, is_whole: bool) -> None:
     """Key, scope, content type, limit, body: each is only looked at when those before it are right."""
-    served = serving(folder, limits=KeyLimits(per_minute=1))
+    served = serving(folder, limits=limits_of(requests_per_minute_per_key=1))
     served.keys.identities["poor"] = POOR
 
     async def said(key: str, kind: bytes) -> object:
@@ -79,7 +74,7 @@ async def test_one_thing_after_the_other(folder: Path, is_whole: bool) -> None:
     if is_whole:
         assert await said("key", RIGHT_TYPE) == "invalid_json"
     else:
-        served.port.limits.enter("prefix", monotonic())
+        served.port.limits.enter(IDENTITY, monotonic())
     assert await said("key", RIGHT_TYPE) == "rate_limit_exceeded"
     assert await said("key", WRONG_TYPE) == "unsupported_media_type"
     assert await said("poor", RIGHT_TYPE) == "insufficient_scope"
@@ -190,7 +185,6 @@ async def test_where_there_is_no_such_cluster(served: Served, data: bytes, statu
     assert (answer.status, answer.error["code"]) == (status, code)
     assert served.replica.opened == []
     assert served.body_bytes == 0
-    assert all(usage.running == 0 for usage in served.port.limits._keys.values())
 
 
 async def test_clusters_and_models_that_are_not_for_one_are_not_there(served: Served) -> None:
@@ -236,7 +230,7 @@ async def test_of_a_model_with_one_replica_nothing_is_hashed(served: Served, mon
     def never(*_: object) -> None:
         raise AssertionError("there is nothing to choose")
 
-    monkeypatch.setattr(served.port.hot, "_prefixes", never)
+    monkeypatch.setattr(served.port.hot.acceptance, "_prefixes", never)
     gateway = served.gateway
     gateway.reach._anywhere["/v1/chat/completions"]["m"] = None  # as if all its deployments served it
     served.connect().say(request(body={"model": "m", "messages": [{"role": "user", "content": "x" * 9000}]}))
@@ -262,7 +256,7 @@ async def test_a_short_request_is_told_from_a_long_one_where_that_counts(served:
 
 
 async def test_who_has_a_limit_is_told_how_they_stand(folder: Path) -> None:
-    served = serving(folder, limits=KeyLimits(per_minute=3))
+    served = serving(folder, limits=limits_of(requests_per_minute_per_key=3))
     visit = served.connect()
     for data in (request(), request(body=b"{"), request(body=STREAM), request()):
         visit.say(data)
@@ -289,7 +283,7 @@ async def test_without_a_limit_nothing_is_said(served: Served) -> None:
 
 
 async def test_so_many_at_a_time(folder: Path) -> None:
-    served = serving(folder, limits=KeyLimits(at_a_time=2))
+    served = serving(folder, limits=limits_of(concurrency_per_key=2))
     visits = [served.connect() for _ in range(3)]
     for visit in visits:
         visit.say(request())
@@ -303,7 +297,7 @@ async def test_so_many_at_a_time(folder: Path) -> None:
 
 
 async def test_other_routes_count_for_the_same_limit(folder: Path) -> None:
-    served = serving(folder, limits=KeyLimits(per_minute=2))
+    served = serving(folder, limits=limits_of(requests_per_minute_per_key=2, concurrency_per_key=5))
     assert (await answer_to(served, get("/v1/models"))).status == 200
     assert (await answer_to(served, request(body=b"{"))).status == 400
     for data in (get("/v1/models"), request(body=b"{")):
@@ -311,7 +305,7 @@ async def test_other_routes_count_for_the_same_limit(folder: Path) -> None:
         assert (answer.status, answer.error["code"]) == (429, "rate_limit_exceeded")
         assert answer.headers[b"x-ratelimit-remaining-requests"] == b"0"
     assert (await answer_to(served, get("/health"))).status == 200
-    assert held(served) == 0
+    assert served.under_way == 0
 
 
 # -- what is held ------------------------------------------------------------------------------------------------------
@@ -413,11 +407,11 @@ ENDINGS: list[Callable[[Served], None]] = [
 
 @pytest.mark.parametrize("ending", ENDINGS, ids=lambda ending: ending.__name__)
 async def test_nothing_is_held_when_it_is_over(folder: Path, ending: Callable[[Served], None]) -> None:
-    served = serving(folder, limits=KeyLimits(at_a_time=100))
+    served = serving(folder, limits=limits_of(concurrency_per_key=100))
     ending(served)
     await settle()
     assert served.body_bytes == 0
-    assert "prefix" not in served.port.limits._keys or held(served) == 0
+    assert served.under_way == 0
     assert len(served.gateway.relay.spool) == 0
     assert served.gateway.room.waiting("m") == 0
     assert not served.port.server.server_state.tasks
@@ -456,7 +450,7 @@ async def test_when_no_more_can_be_held_new_requests_are_refused(served: Served)
 
 async def test_it_is_the_same_for_heads_that_are_known(folder: Path) -> None:
     """The second request of a connection takes a shorter way; what is looked at is the same."""
-    served = serving(folder, limits=KeyLimits(per_minute=3))
+    served = serving(folder, limits=limits_of(requests_per_minute_per_key=3, concurrency_per_key=1))
     served.port.hot.memory = BodyMemory(200)
     visit = served.connect()
     visit.say(request())
@@ -472,7 +466,7 @@ async def test_it_is_the_same_for_heads_that_are_known(folder: Path) -> None:
     assert len(served.replica.opened) == 3
     visit.say(request())
     assert (await visit.answered(5))[4].error["code"] == "rate_limit_exceeded"
-    assert (served.port.hot.memory._left, held(served)) == (200, 0)
+    assert (served.port.hot.memory._left, served.under_way) == (200, 0)
 
 
 async def test_a_body_that_finds_no_room_on_its_way(served: Served) -> None:
@@ -590,22 +584,22 @@ async def test_a_fault_of_ours_is_a_500_without_its_text(
 
 async def test_a_task_that_is_cancelled_lets_go_of_all(folder: Path) -> None:
     """The server does so when its grace is over, and tells the client then."""
-    served = serving(folder, limits=KeyLimits(at_a_time=1))
+    served = serving(folder, limits=limits_of(concurrency_per_key=1))
     visit = served.connect()
     visit.say(request("content-length: 1000", body=None), b"x" * 10)
     await settle()
-    assert (served.body_bytes, held(served)) == (10, 1)
+    assert (served.body_bytes, served.under_way) == (10, 1)
     [task] = served.port.server.server_state.tasks
     task.cancel()
     await settle()
-    assert (served.body_bytes, held(served)) == (0, 0)
+    assert (served.body_bytes, served.under_way) == (0, 0)
     visit.protocol.end_now()
     answer = await visit.answer()
     assert (answer.status, answer.error["code"]) == (503, "shutting_down")
     visit.say(b"x" * 990)
     visit.transport.break_off()
     await settle()
-    assert (served.body_bytes, held(served)) == (0, 0)
+    assert (served.body_bytes, served.under_way) == (0, 0)
 
 
 async def test_a_request_leaves_nothing_to_the_garbage_collector(folder: Path) -> None:

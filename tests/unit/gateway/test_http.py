@@ -12,18 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.types import Receive, Scope, Send
 
-from firstkit.accounting.limits import KeyLimits
 from firstkit.gateway import http
 from firstkit.gateway.http import HEAD_S, IDLE_S, LINGER_S, STALLED_S, SURPLUS
 from firstkit.gateway.request import MAX_BODY_BYTES, MAX_HEADER_BYTES, SMALL_BODY_BYTES
 from unit.gateway.support import (
     CHAT_BODY,
+    IDENTITY,
     Answer,
     Gated,
     Port,
     Served,
     Visit,
     get,
+    limits_of,
     request,
     serving,
     talk,
@@ -1066,7 +1067,7 @@ WAYS_TO_GO = {
 
 @pytest.mark.parametrize("way", WAYS_TO_GO)
 async def test_nothing_is_left_of_a_client_that_went(folder: Path, way: str) -> None:
-    served = serving(folder, limits=KeyLimits(at_a_time=100))
+    served = serving(folder, limits=limits_of(concurrency_per_key=100))
     visit = served.connect()
     visit.say(*WAYS_TO_GO[way])
     await settle()
@@ -1076,7 +1077,7 @@ async def test_nothing_is_left_of_a_client_that_went(folder: Path, way: str) -> 
     await settle()
     assert served.body_bytes == 0
     for _ in range(100):
-        served.port.limits.enter("prefix", 0.0)  # raises when one is counted still
+        served.port.limits.enter(IDENTITY, 0.0)  # raises when one is counted still
     assert visit.protocol not in served.port.server.server_state.connections
     assert not served.port.server.server_state.tasks
     assert not visit.transport.late
@@ -1084,7 +1085,7 @@ async def test_nothing_is_left_of_a_client_that_went(folder: Path, way: str) -> 
 
 @pytest.mark.parametrize("key", ["key", "slow", "bad"])
 async def test_nothing_is_left_of_one_that_goes_when_its_turn_comes(folder: Path, key: str) -> None:
-    served = serving(folder, limits=KeyLimits(at_a_time=1))
+    served = serving(folder, limits=limits_of(concurrency_per_key=1))
     visit = served.connect()
     visit.say(request(), request(key=key) + request("content-length: 100", key=key, body=None) + b"x" * 50)
     served.replica.last.answer()
@@ -1093,7 +1094,7 @@ async def test_nothing_is_left_of_one_that_goes_when_its_turn_comes(folder: Path
     await settle()
     assert served.body_bytes == 0
     assert [exchange.calls for exchange in served.replica.opened[1:]] in ([], [["cancel"]])
-    served.port.limits.enter("prefix", 0.0)
+    served.port.limits.enter(IDENTITY, 0.0)
     assert not served.port.server.server_state.tasks
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from starlette.requests import Request
 
-from firstkit.accounting.limits import KeyLimits
 from firstkit.auth.permissions import Identity
 from firstkit.errors import StoreUnavailable, Unauthenticated
 from firstkit.gateway.app import build_app
@@ -16,7 +15,7 @@ from firstkit.gateway.guard import Guard
 from firstkit.gateway.identity import LOCAL_ADMIN, Identify, identity_of, local_admin
 from firstkit.gateway.request import RequestHead
 from firstkit.gateway.state import Gateway
-from unit.gateway.support import Answer, Gated, ask
+from unit.gateway.support import Answer, Gated, ask, limits_of
 from unit.gateway.upstreams import until
 
 USER = Identity("u", "user", "p", "prefix", frozenset({"inference"}))
@@ -80,7 +79,7 @@ async def test_without_the_middleware_nobody_comes_in(gateway: Gateway, forged: 
 
 
 async def test_whoever_opens_the_admin_socket_is_an_admin_but_asks_no_model(gateway: Gateway) -> None:
-    assert LOCAL_ADMIN.scopes == {"metrics", "admin"}
+    assert LOCAL_ADMIN.scopes == {"metrics", "audit", "admin"}
     assert (await get(gateway, "/admin/status", local_admin)).status == 200
     assert (await get(gateway, "/v1/models", local_admin)).status == 403
 
@@ -89,7 +88,7 @@ async def test_requests_count_for_the_limits_of_their_key(gateway: Gateway) -> N
     async def user(head: RequestHead) -> Identity:
         return USER
 
-    limits = KeyLimits(per_minute=2, at_a_time=1)
+    limits = limits_of(requests_per_minute_per_key=2, concurrency_per_key=1)
     app = Guard(Identify(build_app(gateway), user, limits))
     assert [(await ask(app, "/v1/models")).status for _ in range(2)] == [200, 200]
     refused = await ask(app, "/v1/models")
@@ -105,7 +104,7 @@ async def test_a_request_that_fails_is_under_way_no_more(gateway: Gateway) -> No
     async def fails(*_: Any) -> None:
         raise ValueError
 
-    app = Guard(Identify(fails, user, KeyLimits(at_a_time=1)))
+    app = Guard(Identify(fails, user, limits_of(concurrency_per_key=1)))
     assert [(await ask(app, "/x")).status for _ in range(3)] == [500] * 3
 
 
@@ -114,7 +113,7 @@ async def test_so_many_are_under_way_at_a_time(gateway: Gateway) -> None:
         return USER
 
     app = Gated()
-    guarded = Guard(Identify(app, user, KeyLimits(at_a_time=1)))
+    guarded = Guard(Identify(app, user, limits_of(concurrency_per_key=1)))
     first = asyncio.ensure_future(ask(guarded, "/x"))
     await until("it is under way", lambda: bool(app.paths))
     assert (await ask(guarded, "/x")).status == 429

@@ -78,7 +78,24 @@ async def test_models_are_listed_with_what_first_knows(gateway: Gateway, app: AS
         "capabilities": ["chat", "completions", "count_tokens", "messages", "responses"],
         "aliases": ["alias"],
         "description": "a model",
+        "privacy": {
+            "stores_prompts": False,
+            "kept_s": 0.0,
+            "leaves": True,
+            "rule": "Prompts and answers are not stored; who asked, when, and how many tokens it took, is. "
+            "Requests may go to a service that others run, by its own rules.",
+        },
     }
+
+
+async def test_the_rule_of_privacy_is_that_which_is_in_force(gateway: Gateway, app: ASGIApp) -> None:
+    embedder = (await ask(app, "/v1/models/org/embedder")).json["first"]["privacy"]
+    assert (embedder["leaves"], embedder["stores_prompts"]) == (False, False)
+    assert embedder["rule"] == "Prompts and answers are not stored; who asked, when, and how many tokens it took, is."
+    gateway.stored.keep_s = 3600.0
+    told = (await ask(app, "/v1/models/m")).json["first"]["privacy"]
+    assert (told["kept_s"], told["stores_prompts"]) == (3600.0, True)
+    assert "kept for 3600 s with their prompts, unless 'store' is false" in told["rule"]
 
 
 async def test_a_model_that_runs(gateway: Gateway, app: ASGIApp) -> None:

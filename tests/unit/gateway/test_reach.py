@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 import pytest
 
-from firstkit.auth.permissions import Identity
+from firstkit.auth.permissions import Identity, Membership
 from firstkit.config import parse_config
 from firstkit.errors import ClusterNotFound, InvalidRequest
 from firstkit.gateway.apis import CHAT, COMPLETIONS, EMBEDDINGS
@@ -17,7 +20,14 @@ clusters:
   ours: {access: {projects: [astro]}}
   mine: {access: {users: [ada], projects: [chem]}}
   cloud: {kind: external, access: {users: [ada]}}
+  campus: {access: {domains: [anl.gov], groups: [g-1]}}
 models:
+  research:
+    access: {groups: [g-2], domains: [anl.gov]}
+    deployments: [{cluster: open, engine: {kind: command, argv: [x], capabilities: [chat]}}]
+  remote:
+    access: {projects: [astro]}
+    deployments: [{cluster: campus, engine: {kind: command, argv: [x], capabilities: [chat]}}]
   everywhere:
     deployments:
       - {cluster: open, engine: {kind: command, argv: [x], capabilities: [chat]}}
@@ -48,14 +58,15 @@ ADA, BOB, CHEM, ASTRO = identity("ada"), identity(), identity(project="chem"), i
         (CHEM, {"open", "mine"}),
         (ASTRO, {"open", "ours"}),
         (identity("astro", "ada"), {"open"}),
-        (identity("ada", "astro"), None),
+        (identity("ada", "astro"), {"open", "ours", "mine", "cloud"}),
+        (replace(identity("ada", "astro"), groups=frozenset({"g-1"})), None),
         (LOCAL_ADMIN, None),
     ],
 )
 def test_clusters_are_for_those_who_are_named(who: Identity, clusters: set[str] | None) -> None:
     for _ in range(2):
         assert REACH.clusters_for(who) == clusters
-    for name in ("open", "ours", "mine", "cloud"):
+    for name in ("open", "ours", "mine", "cloud", "campus"):
         if clusters is None or name in clusters:
             REACH.check_cluster(who, name)
         else:
@@ -64,8 +75,7 @@ def test_clusters_are_for_those_who_are_named(who: Identity, clusters: set[str] 
 
 
 def test_without_rules_all_are_for_all() -> None:
-    reach = Reach(parse_config(CONFIG.replace("access", "env").replace("[astro]", "a").replace("[ada]", "a")
-                  .replace("[chem]", "b")))  # fmt: skip
+    reach = Reach(parse_config(re.sub(r"access: {[^}]*}", "", CONFIG)))
     assert reach.is_open
     assert reach.clusters_for(BOB) is None
     with pytest.raises(ClusterNotFound):
@@ -122,3 +132,51 @@ def test_it_remembers_no_more_than_it_must(monkeypatch: pytest.MonkeyPatch) -> N
     for number in range(50):
         assert reach.clusters_for(identity(f"user-{number}")) == {"open"}
     assert len(reach._allowed) <= 10
+
+
+@pytest.mark.parametrize(
+    ("who", "research", "campus", "remote"),
+    [
+        (BOB, False, False, False),
+        (replace(BOB, groups=frozenset({"g-1"})), False, True, False),
+        (replace(BOB, groups=frozenset({"g-2", "x"})), True, False, False),
+        (replace(BOB, domains=frozenset({"anl.gov"})), True, True, False),
+        (replace(BOB, domains=frozenset({"evil-anl.gov", "gov"})), False, False, False),
+        (replace(ASTRO, domains=frozenset({"anl.gov"})), True, True, True),
+        (ASTRO, False, False, False),
+    ],
+)
+def test_groups_and_domains_open_clusters_and_models(who: Identity, research: bool, campus: bool, remote: bool) -> None:
+    for _ in range(2):
+        assert REACH.sees(who, "research") is research
+        assert ("campus" in (REACH.clusters_for(who) or ())) is campus
+        assert REACH.sees(who, "remote") is remote, "both the model and one of its clusters must be for them"
+
+
+def test_a_key_is_for_its_models_only() -> None:
+    key = replace(BOB, models=frozenset({"everywhere", "secret"}))
+    assert REACH.sees(key, "everywhere")
+    assert not REACH.sees(key, "bought")
+    assert not REACH.sees(key, "secret"), "a key opens nothing that its user may not see"
+    assert not Reach(parse_config(PLAIN)).sees(key, "m"), "also where there are no other rules"
+
+
+PLAIN = """
+clusters: {here: {}}
+models: {m: {deployments: [{cluster: here, engine: {kind: command, argv: [x], capabilities: [chat]}}]}}
+"""
+
+
+def test_who_has_not_chosen_a_project_sees_what_any_of_theirs_sees() -> None:
+    several = replace(
+        identity(project=""), project_id="", memberships=(Membership("1", "astro"), Membership("2", "bio"))
+    )
+    assert REACH.clusters_for(several) == {"open", "ours"}
+    assert REACH.clusters_for(several.charged_to("bio")) == {"open"}
+
+
+def test_a_denial_is_told_apart_from_what_is_not_there() -> None:
+    for name, is_denial in (("ours", True), ("nowhere", False)):
+        with pytest.raises(ClusterNotFound, match=f"'{name}' does not exist or you do not have access") as caught:
+            REACH.check_cluster(BOB, name)
+        assert caught.value.is_denial is is_denial

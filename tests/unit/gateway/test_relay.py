@@ -47,13 +47,15 @@ class Asked:
         self.client = Client(wire, request_id)  # type: ignore[arg-type]
         self.releases = 0
         self.overs = 0
+        self.usage: Usage | None = None
 
     def release_body(self) -> None:
         assert self.overs == 0
         self.releases += 1
 
-    def over(self) -> None:
+    def over(self, usage: Usage | None = None) -> None:
         self.overs += 1
+        self.usage = usage
 
     @property
     def answer(self) -> Answer:

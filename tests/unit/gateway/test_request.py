@@ -1,20 +1,16 @@
-"""The guard, the key, the type and the memory of a request."""
+"""The guard, the type and the memory of a request; and what its account says of it."""
 
 from __future__ import annotations
-
-import base64
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from firstkit.errors import (
-    ApiError,
     AtCapacity,
     HeadersTooLarge,
     InvalidRequest,
     TooLarge,
-    Unauthenticated,
     UnsupportedMediaType,
 )
 from firstkit.gateway.request import (
@@ -22,7 +18,6 @@ from firstkit.gateway.request import (
     MAX_BODY_BYTES,
     BodyMemory,
     RequestHead,
-    api_key,
     expects_json,
     guard,
 )
@@ -63,26 +58,6 @@ def test_headers_are_bounded_in_number_and_size() -> None:
     with pytest.raises(HeadersTooLarge):
         guard(head(HOST, (b"x", b"y" * 32 * 1024)))
     guard(head(HOST, *[(b"x", b"y")] * 99))
-
-
-def test_the_key_comes_by_one_of_three_doors() -> None:
-    basic = base64.b64encode(b"anybody:secret")
-    assert api_key(head((b"authorization", b"Bearer secret"))) == "secret"
-    assert api_key(head((b"authorization", b"bearer  secret"))) == "secret"
-    assert api_key(head((b"x-api-key", b"secret"))) == "secret"
-    assert api_key(head((b"authorization", b"Basic " + basic))) == "secret"
-
-
-@pytest.mark.parametrize("value", [b"", b"secret", b"Basic !!", b"Basic " + base64.b64encode(b"\xff"), b"Digest x"])
-def test_other_credentials_are_none(value: bytes) -> None:
-    with pytest.raises(Unauthenticated):
-        api_key(head((b"authorization", value)))
-
-
-def test_two_keys_are_one_too_many() -> None:
-    with pytest.raises(ApiError) as caught:
-        api_key(head((b"authorization", b"Bearer a"), (b"authorization", b"Bearer b")))
-    assert caught.value.status == 400
 
 
 def test_a_header_may_stand_once() -> None:

@@ -24,7 +24,18 @@ from firstkit.links.messages import Outcome, Usage
 from firstkit.store import responses as store_module
 from firstkit.store.database import Database
 from firstkit.store.tables import responses
-from unit.gateway.support import IDENTITY, Answer, Port, Served, Visit, get, request, route, without_database
+from unit.gateway.support import (
+    IDENTITY,
+    Answer,
+    Port,
+    Served,
+    Visit,
+    get,
+    limits_of,
+    request,
+    route,
+    without_database,
+)
 from unit.gateway.upstreams import ByHand, Exchanged, settle
 
 PATH = "/v1/responses"
@@ -66,7 +77,8 @@ class Keeping:
         own = route(most=8, upstream=self.replica)
         own.capabilities = frozenset({"chat", "responses"} if is_native else {"chat"})
         gateway.table.add(own)
-        self.served = Served(gateway, gateway.authenticator, self.replica, Port(gateway))  # type: ignore[arg-type]
+        port = Port(gateway, limits_of(concurrency_per_key=100))
+        self.served = Served(gateway, gateway.authenticator, self.replica, port)  # type: ignore[arg-type]
         self.served.keys.identities |= {"bob": BOB, "reader": READER}
         self.spool = folder / "spool"
 
@@ -149,7 +161,7 @@ class Keeping:
 
     def nothing_is_held(self) -> None:
         assert self.served.body_bytes == 0
-        assert all(key.running == 0 for key in self.served.port.limits._keys.values())
+        assert self.served.under_way == 0
         assert sum(each.in_flight for each in self.served.gateway.table.routes()) == 0
 
 

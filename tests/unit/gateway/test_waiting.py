@@ -16,6 +16,7 @@ from firstkit.gateway import waiting
 from firstkit.gateway.waiting import Ticket, WaitingRoom
 from firstkit.links.messages import Outcome
 from firstkit.metrics import REGISTRY
+from firstkit.routing.admission import NOBODY, Claim
 from firstkit.routing.breaker import FAILURES, FIRST_WAIT_S, Circuit
 from firstkit.routing.calendar import Window
 from firstkit.routing.table import Route, RoutingTable
@@ -27,9 +28,9 @@ from unit.gateway.support import route
 class Room(WaitingRoom):
     """A room for the model ``m`` that remembers what the controller was told."""
 
-    def __init__(self, max_waiting: int = 3) -> None:
+    def __init__(self, max_waiting: int = 3, per_user: int | None = None) -> None:
         self.told: list[bool] = []
-        super().__init__(RoutingTable({"m": "m"}), max_waiting, self.told.append)
+        super().__init__(RoutingTable({"m": "m"}), max_waiting, self.told.append, per_user)
 
     def add(self, most: int = 1, cluster: str = "here") -> Route:
         added = route(f"rep-{len(list(self.table.routes()))}", most, cluster=cluster)
@@ -228,6 +229,7 @@ async def test_a_full_line_says_when_to_come_back() -> None:
     with pytest.raises(Overloaded) as caught:
         room.join("m")
     assert caught.value.retry_after_s == waiting.OVERLOAD_RETRY_S
+    assert caught.value.message == "2 requests wait for the model 'm', and no more may (server.max_waiting)."
     assert room.waiting("m") == 2
 
 
@@ -300,6 +302,148 @@ async def test_demand_tells_apart_where_requests_may_go() -> None:
     assert counts == {(): (1, 0), ("here", "there"): (1, 0), ("there",): (1, 2)}
     room.give_back(taken[1], wish=other)  # type: ignore[arg-type]
     assert [entry["in_flight"] for entry in room.demand()["m"]] == [1, 0, 1]
+
+
+# -- fair shares -------------------------------------------------------------------------------------------------------
+
+ADA, BEN = Claim("fusion", "ada", 100), Claim("climate", "ben", 100)
+
+
+def told(room: Room) -> dict[str, tuple[int, int]]:
+    """By user what waits and what is under way."""
+    members = (user for project in room.standings()["m"] for user in project.members)
+    return {user.id: (user.waiting, user.in_flight) for user in members}
+
+
+async def test_one_who_comes_late_goes_before_the_many_of_another() -> None:
+    room = Room(max_waiting=99)
+    added = room.add()
+    assert room.take("m", claim=ADA) is added
+    many = [room.join("m", claim=ADA) for _ in range(50)]
+    late = room.join("m", claim=BEN)
+    assert [room.position("m", ticket) for ticket in (late, many[0], many[-1])] == [1, 2, 51]
+    room.used("m", ADA, 100)
+    room.give_back(added)
+    assert late.route.result() is added
+    room.used("m", BEN, 100)
+    room.give_back(added)
+    assert many[0].route.result() is added
+
+
+async def test_what_is_given_at_once_counts_like_what_had_to_wait() -> None:
+    room = Room(max_waiting=9)
+    added = room.add(3)
+    for _ in range(3):
+        room.take("m", claim=ADA)
+    again = room.join("m", claim=ADA)
+    first = room.join("m", claim=BEN)
+    second = room.join("m", claim=BEN)
+    room.give_back(added)
+    room.give_back(added)
+    assert first.route.done()
+    assert second.route.done()
+    assert not again.route.done(), "one is still counted as under way, until it is told what they used"
+
+
+async def test_who_leaves_with_a_route_has_used_nothing() -> None:
+    room = Room(max_waiting=9)
+    room.add()
+    ticket = room.join("m", claim=ADA)
+    room.pump("m")
+    assert told(room) == {"ada": (0, 1)}
+    room.leave("m", ticket)
+    assert told(room) == {}
+    [standing] = room.standings()["m"]
+    assert (standing.id, standing.use, standing.in_flight) == ("fusion", 0.0, 0)
+
+
+async def test_who_leaves_the_line_or_is_sent_away_has_used_nothing() -> None:
+    room = Room(max_waiting=9)
+    failing = room.add(FAILURES)
+    for _ in range(FAILURES):
+        room.take("m", claim=BEN)
+    tickets = [room.join("m", claim=ADA) for _ in range(2)]
+    room.leave("m", tickets[0])
+    failing.state = ReplicaState.DRAINING
+    room.table.pools["m"].changed(failing)
+    for _ in range(FAILURES):
+        room.used("m", BEN, 0)
+        room.give_back(failing, Outcome.FAILED)
+        failing.state = ReplicaState.READY if room.table.pools["m"].in_flight == 1 else ReplicaState.DRAINING
+    assert isinstance(tickets[1].route.exception(), ReplicasFailing)
+    room.leave("m", tickets[1])
+    assert told(room) == {}
+
+
+async def test_a_second_attempt_costs_no_second_time() -> None:
+    room = Room()
+    failed = room.add()
+    room.add()
+    room.take("m", claim=ADA)
+    assert room.take_another("m", failed) is not None
+    assert told(room) == {"ada": (0, 1)}
+
+
+async def test_batches_get_the_room_that_nobody_else_can_use() -> None:
+    room = Room(max_waiting=9)
+    here = room.add()
+    assert room.take("m") is here
+    batch = room.join("m", claim=ADA._replace(is_batch=True))
+    pinned = room.join("m", Wish(frozenset({"there"})), BEN)
+    urgent = room.join("m", claim=ADA)
+    room.give_back(here)
+    assert urgent.route.done()
+    room.give_back(here)
+    assert batch.route.done(), "who waits for another cluster does not keep it from this one"
+    assert not pinned.route.done()
+
+
+async def test_the_error_of_a_full_line_says_which_bound_it_is() -> None:
+    room = Room(max_waiting=8, per_user=4)
+    for _ in range(4):
+        room.join("m", claim=ADA)
+    with pytest.raises(Overloaded, match=r"your requests .* 'm' .*server\.max_waiting_per_user"):
+        room.join("m", claim=ADA)
+    for _ in range(2):
+        room.join("m", claim=BEN)
+    with pytest.raises(
+        Overloaded, match=r"6 requests wait .* last quarter of the places \(server\.max_waiting\)"
+    ) as caught:
+        room.join("m", claim=BEN)
+    assert caught.value.retry_after_s == waiting.OVERLOAD_RETRY_S
+    room.join("m", claim=Claim("fusion", "eve"))
+    room.join("m", claim=Claim("fusion", "dan"))
+    with pytest.raises(Overloaded, match=r"8 requests wait .* no more may \(server\.max_waiting\)"):
+        room.join("m", claim=Claim("fusion", "joe"))
+
+
+async def test_projects_have_the_shares_that_are_told() -> None:
+    room = Room(max_waiting=999)
+    added = room.add()
+    room.take("m")
+    for _ in range(100):
+        room.join("m", claim=ADA)
+        room.join("m", claim=BEN)
+    room.share({"fusion": 3.0})
+    for _ in range(40):
+        room.give_back(added)
+    assert told(room) == {"ada": (70, 30), "ben": (90, 10)}
+    assert {each.id: each.share for each in room.standings()["m"]} == {"fusion": 3.0, "climate": 1.0}
+
+
+async def test_what_was_used_before_counts() -> None:
+    room = Room(max_waiting=99)
+    room.recall("m", "fusion", "ada", 1e6, 3600.0)
+    room.recall("m", "climate", "ben", 0.0, 3600.0)
+    room.share({})
+    assert {each.id: each.factor for each in room.standings()["m"]} == {"fusion": 0.25, "climate": 1.0}
+
+
+async def test_what_waits_of_a_user_is_found() -> None:
+    room = Room(max_waiting=9)
+    first, _, second = room.join("m", claim=ADA), room.join("m", claim=BEN), room.join("m", THERE, ADA)
+    assert list(room.of_user("ada")) == [("m", first), ("m", second)]
+    assert list(room.of_user("nobody")) == []
 
 
 # -- where requests may go ---------------------------------------------------------------------------------------------
@@ -423,26 +567,30 @@ async def test_what_time_opens_is_given_out(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 WISHES = [ANYWHERE, HERE, THERE, Wish(frozenset({"here", "there"}))]
+CLAIMS = [NOBODY, *(Claim(p, u, 100, is_batch) for p in "pq" for u in "uv" for is_batch in (False, True))]
 OPS = st.lists(
     st.tuples(st.sampled_from(["come", "come", "end", "leave", "add", "drain", "ready", "remove"]), st.integers(0, 9)),
     max_size=50,
 )
 
 
-@settings(max_examples=100)
-@given(OPS, st.booleans())
-def test_any_history_serves_in_order_and_loses_no_room(ops: list[tuple[str, int]], is_restricted: bool) -> None:
-    asyncio.run(History(is_restricted).play(ops))
+@settings(max_examples=150)
+@given(OPS, st.booleans(), st.booleans())
+def test_any_history_serves_in_order_and_loses_no_room(
+    ops: list[tuple[str, int]], is_restricted: bool, is_shared: bool
+) -> None:
+    asyncio.run(History(is_restricted, is_shared).play(ops))
 
 
 class History:
-    """Requests of several kinds; ``line`` are those that wait, ``served`` those that have a route."""
+    """Requests of several kinds and users; ``line`` are those that wait, ``served`` those that have a route."""
 
-    def __init__(self, is_restricted: bool) -> None:
+    def __init__(self, is_restricted: bool, is_shared: bool) -> None:
         self.wishes = WISHES if is_restricted else [ANYWHERE]
+        self.claims = CLAIMS if is_shared else [NOBODY]
         self.routes: list[Route] = []
         self.line: list[Ticket] = []
-        self.served: list[tuple[Route, Wish]] = []
+        self.served: list[tuple[Route, Wish, Claim]] = []
 
     async def play(self, ops: list[tuple[str, int]]) -> None:
         self.room = Room(max_waiting=4)
@@ -452,15 +600,17 @@ class History:
 
     def look(self) -> None:
         for wish in self.wishes:
-            kind = [ticket for ticket in self.line if ticket.wish == wish]
-            done = [ticket for ticket in kind if ticket.route.done()]
-            assert done == kind[: len(done)], "they are served in the order in which they came"
-        self.served += [(ticket.route.result(), ticket.wish) for ticket in self.line if ticket.route.done()]
+            for claim in self.claims:
+                kind = [ticket for ticket in self.line if (ticket.wish, ticket.claim) == (wish, claim)]
+                done = [ticket for ticket in kind if ticket.route.done()]
+                assert done == kind[: len(done)], "those of one user are served in the order in which they came"
+        done = [ticket for ticket in self.line if ticket.route.done()]
+        self.served += [(ticket.route.result(), ticket.wish, ticket.claim) for ticket in done]
         self.line = [ticket for ticket in self.line if not ticket.route.done()]
         assert self.room.waiting("m") == len(self.line)
         for each in self.routes:
-            assert each.in_flight == [taken for taken, _ in self.served].count(each) <= each.max_in_flight
-        assert all(wish.within is None or taken.cluster in wish.within for taken, wish in self.served)
+            assert each.in_flight == [taken for taken, _, _ in self.served].count(each) <= each.max_in_flight
+        assert all(wish.within is None or taken.cluster in wish.within for taken, wish, _ in self.served)
         for ticket in self.line:
             within = ticket.wish.within
             has_room = [each for each in self.routes if each.finish < inf and (not within or each.cluster in within)]
@@ -469,13 +619,17 @@ class History:
         assert sum(entry["waiting"] for entry in entries) == len(self.line)
         assert sum(entry["in_flight"] for entry in entries) == len(self.served) == self.room.table.pools["m"].in_flight
         assert len({str(entry["clusters"]) for entry in entries}) == len(entries)
+        standings = self.room.standings().get("m", [])
+        assert sum(each.in_flight for each in standings) == sum(claim is not NOBODY for _, _, claim in self.served)
+        assert sum(each.waiting for each in standings) == sum(ticket.claim is not NOBODY for ticket in self.line)
 
     def step(self, op: str, number: int) -> None:
         room = self.room
         if op == "come":
-            self.come(self.wishes[number % len(self.wishes)])
+            self.come(self.wishes[number % len(self.wishes)], self.claims[number % len(self.claims)])
         elif op == "end" and self.served:
-            taken, wish = self.served.pop(number % len(self.served))
+            taken, wish, claim = self.served.pop(number % len(self.served))
+            room.used("m", claim, 10 * number)
             room.give_back(taken, wish=wish)
         elif op == "leave" and self.line:
             room.leave("m", self.line.pop(number % len(self.line)))
@@ -490,11 +644,12 @@ class History:
             room.table.pools["m"].changed(changed)
             room.pump("m")
 
-    def come(self, wish: Wish) -> None:
-        if (taken := self.room.take("m", wish)) is not None:
-            self.served.append((taken, wish))
-        elif len(self.line) < 4:
-            self.line.append(self.room.join("m", wish))
+    def come(self, wish: Wish, claim: Claim) -> None:
+        theirs = any(ticket.claim.user == claim.user != "" for ticket in self.line)
+        if (taken := self.room.take("m", wish, claim)) is not None:
+            self.served.append((taken, wish, claim))
+        elif len(self.line) < (3 if theirs else 4):
+            self.line.append(self.room.join("m", wish, claim))
         else:
             with pytest.raises(Overloaded):
-                self.room.join("m", wish)
+                self.room.join("m", wish, claim)
