@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from firstkit.cli.common import Server, fail
+from firstkit.cli.common import Server, fail, has_config, open_server
 
 KEY_VARIABLE = "FIRST_API_KEY"
 MAKE_ONE = "'first keys create NAME' makes one."
@@ -30,6 +30,19 @@ def known_key(server: Server | None, variable: str = KEY_VARIABLE) -> str:
             f"'first keys create NAME' makes one; then: export {variable}=...",
         )
     return checked_key(key, variable)
+
+
+def reached(config: Path | None) -> tuple[str, str]:
+    """The base URL of a gateway and a key for it: of the configuration, else where somebody is logged in; ends the
+    command where there is neither."""
+    if not has_config(config):
+        from firstkit.cli.remote import logged_in
+
+        remote = logged_in()
+        if remote is not None:
+            return remote.base_url, remote.token
+    server = open_server(config)
+    return server.base_url, known_key(server)
 
 
 def key_in(path: Path) -> str:

@@ -65,7 +65,7 @@ def fetch(state_dir: Path, path: str, body: dict[str, Any] | None = None) -> byt
     finally:
         connection.close()
     if answer.status not in (http.client.OK, http.client.CREATED):
-        raise Refusal(answer.status, _message(content) or f"the gateway answered {answer.status}.")
+        raise Refusal(answer.status, message_in(content) or f"the gateway answered {answer.status}.")
     return content
 
 
@@ -99,7 +99,7 @@ def _connect(path: Path) -> socket.socket:
     return connection
 
 
-def _message(body: bytes) -> str:
+def message_in(body: bytes) -> str:
     """The sentence in an error of ours; empty where there is none."""
     try:
         return str(json.loads(body)["error"]["message"])

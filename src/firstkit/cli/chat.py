@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from firstkit.cli.access import known_key
-from firstkit.cli.common import ConfigOption, fail, open_server
+from firstkit.cli.access import reached
+from firstkit.cli.common import ConfigOption, fail
 from firstkit.cli.showing import eta
 
 if TYPE_CHECKING:
@@ -30,8 +30,7 @@ def chat(
     from firstkit.cli.api import Api, ApiFailed
 
     gc.enable()
-    server = open_server(config)
-    api = Api(server.base_url, known_key(server))
+    api = Api(*reached(config))
     question = _piped() if message is None and not sys.stdin.isatty() else message
     if question is not None and not question.strip():
         fail("there is nothing to ask: the message is empty.", "Write for example: first chat 'Name three fruits.'")

@@ -68,6 +68,11 @@ def default_config_path() -> Path:
     return default_state_dir().expanduser().absolute() / DEMONSTRATION_FILE
 
 
+def has_config(path: Path | None) -> bool:
+    """Whether there is a configuration by --config, FIRST_CONFIG or ``first up``."""
+    return path is not None or bool(os.environ.get("FIRST_CONFIG")) or default_config_path().exists()
+
+
 def find_config(path: Path | None) -> Path:
     """The configuration file by --config, FIRST_CONFIG or ``first up``; ends the command when there is none."""
     if path is not None:
@@ -78,7 +83,7 @@ def find_config(path: Path | None) -> Path:
     if not path.exists():
         fail(
             f"no configuration: neither --config nor FIRST_CONFIG names one, and there is no {path}.",
-            "'first up' starts the built-in demonstration and writes one.",
+            "'first up' starts the demonstration and writes one. 'first login' logs in at a gateway elsewhere.",
         )
     return path
 

@@ -40,8 +40,9 @@ async def _living_key(server: Server, known: str | None) -> str:
         living = await api_keys.list_keys(db)
         if known is not None and any(key.prefix == prefix for key in living):
             return known
-        if any(key.name == NAME for key in living):  # its text is lost
-            await api_keys.revoke(db, NAME, actor=actor())
+        for key in living:
+            if (key.name, key.user) == (NAME, login()):  # its text is lost
+                await api_keys.revoke(db, f"first-{key.prefix}", actor=actor())
         return (await api_keys.create(db, NAME, user=login(), scopes=SCOPES, actor=actor()))[0]
     finally:
         await db.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +12,7 @@ import typer
 
 from firstkit.auth.permissions import Scope
 from firstkit.cli.admin import actor, login
-from firstkit.cli.common import ConfigOption, JsonOption, fail
+from firstkit.cli.common import ConfigOption, JsonOption, fail, has_config
 from firstkit.cli.moments import parse_duration
 from firstkit.cli.showing import show, show_json
 from firstkit.cli.stored import ask
@@ -27,15 +28,27 @@ app = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True)
 def create(
     name: Annotated[str, typer.Argument(metavar="NAME", help="What the key is called, in lists and reports.")],
     user: Annotated[str | None, typer.Option(help="Who will use it; default: you. Made when new.")] = None,
-    project: Annotated[str, typer.Option(help="What its use is charged to. Made when new.")] = "default",
+    project: Annotated[str | None, typer.Option(help="What its use is charged to. Made when new.")] = None,
+    also: Annotated[list[str] | None, typer.Option(help="A further project that requests may name.")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="A model that it is for; default: all.")] = None,
     scope: Annotated[list[Scope] | None, typer.Option(help="May be repeated; default: inference.")] = None,
-    expires: Annotated[str | None, typer.Option(help="How long it is good, such as 90d; default: for ever.")] = None,
+    expires: Annotated[str | None, typer.Option(help="How long it is good, such as 90d.")] = None,
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Make a key and print it, the only time that it can be seen."""
-    scopes = [item.value for item in scope or [Scope.INFERENCE]]
-    made = make(config, name, user, project, scopes, None if expires is None else _seconds(expires))
+    """Make a key and print it, the only time that it can be seen.
+
+    Whoever has no configuration and is logged in at a gateway makes one for themselves.
+    """
+    wanted = Wanted(
+        user=user,
+        project=project,
+        projects=also or [],
+        models=model,
+        scopes=[item.value for item in scope or [Scope.INFERENCE]],
+        expires_in_s=None if expires is None else _seconds(expires),
+    )
+    made = make(config, name, wanted)
     if as_json:
         show_json(made)
         return
@@ -58,11 +71,12 @@ def list_(
 
         return {"data": [info.as_row() for info in await api_keys.list_keys(db, include_dead=include_dead)]}
 
-    found = ask(config, f"/admin/keys?include_dead={include_dead}", None, directly)["data"]
+    which = f"include_dead={include_dead}"
+    found = ask(config, f"/admin/keys?{which}", None, directly, mine=f"/v1/keys?{which}")["data"]
     if as_json:
         show_json(found)
         return
-    columns = ("name", "prefix", "user", "project", "scopes", "status", "created", "expires")
+    columns = ("name", "prefix", "user", "project", "scopes", "models", "status", "created", "expires")
     show(columns, [_line(row) for row in found])
     if not found:
         print("No keys yet: 'first keys create NAME' makes one.", file=sys.stderr)
@@ -82,24 +96,33 @@ def revoke(
         print(f"Revoked the key '{revoked['name']}' ({revoked['prefix']}) of {revoked['user']}.")
 
 
-def make(
-    config: Path | None,
-    name: str,
-    user: str | None = None,
-    project: str = "default",
-    scopes: Sequence[str] = (Scope.INFERENCE.value,),
-    expires_in_s: float | None = None,
-) -> Row:
+@dataclass(frozen=True)
+class Wanted:
+    """What a new key shall be for. None: of the user, whoever asks; of the project, the usual one; of the models, all;
+    of the time, for ever, or as long as people may have keys of their own."""
+
+    user: str | None = None
+    project: str | None = None
+    projects: Sequence[str] = ()
+    models: Sequence[str] | None = None
+    scopes: Sequence[str] = (Scope.INFERENCE.value,)
+    expires_in_s: float | None = None
+
+
+def make(config: Path | None, name: str, wanted: Wanted = Wanted()) -> Row:
     """A new key with its text; ends the command when it fails."""
-    wanted: Row = {"user": user or login(), "project": project, "scopes": list(scopes), "expires_in_s": expires_in_s}
+    mine = {**asdict(wanted), "name": name}
+    if mine.pop("user") is not None and not has_config(config):
+        fail("--user is for operators: a login makes keys for its own user.", "Leave --user out.", status=2)
+    body = {**mine, "user": wanted.user or login(), "project": wanted.project or "default"}
 
     async def directly(db: Database) -> Row:
         from firstkit.auth import api_keys
 
-        text, info = await api_keys.create(db, name, **wanted, actor=actor())
+        text, info = await api_keys.create(db, **body, actor=actor())
         return {"key": text, **info.as_row()}
 
-    made: Row = ask(config, "/admin/keys", {"name": name, **wanted}, directly)
+    made: Row = ask(config, "/admin/keys", body, directly, mine="/v1/keys", my_body=mine)
     return made
 
 
@@ -111,7 +134,8 @@ def end(config: Path | None, name_or_prefix: str) -> Row:
 
         return (await api_keys.revoke(db, name_or_prefix, actor=actor())).as_row()
 
-    revoked: Row = ask(config, "/admin/keys/revoke", {"name_or_prefix": name_or_prefix}, directly)
+    body = {"name_or_prefix": name_or_prefix}
+    revoked: Row = ask(config, "/admin/keys/revoke", body, directly, mine="/v1/keys/revoke")
     return revoked
 
 
@@ -123,8 +147,9 @@ def _seconds(text: str) -> float:
 
 
 def _line(row: Row) -> list[str]:
-    names = (row["name"], row["prefix"], row["user"], row["project"], ", ".join(row["scopes"]), row["status"])
-    return [*names, row["created_at"][:10], (row["expires_at"] or "")[:10]]
+    names = [row["name"], row["prefix"], row["user"], ", ".join([row["project"], *row["projects"]])]
+    opens = [", ".join(row["scopes"]), "all" if row["models"] is None else ", ".join(row["models"])]
+    return [*names, *opens, row["status"], row["created_at"][:10], (row["expires_at"] or "")[:10]]
 
 
 def _minute(moment: str) -> str:

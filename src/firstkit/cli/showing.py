@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 SOFT = frozenset(
     {"reason", "found", "how to fix it", "scopes", "aliases", "message", "serves", "requests", "answers", "clusters"}
+    | {"details", "models"}
 )
 """Columns of words, which may be broken into lines of at least SOFT_WIDTH; others are copied from, and stay whole."""
 SOFT_WIDTH = 16

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from firstkit.cli.admin import GatewayAway, NotRunning, Refusal, fetch
-from firstkit.cli.common import CHECK_IT, Server, fail, open_server
+from firstkit.cli.common import CHECK_IT, Server, fail, has_config, open_server
 from firstkit.errors import ConfigError, FirstError, StoreUnavailable
 
 if TYPE_CHECKING:
+    from firstkit.cli.remote import Remote
     from firstkit.store.database import Database
 
 DATABASE_AWAY = "Is the database of 'server.database' running, and is there room on its disk?"
@@ -23,28 +24,48 @@ WHICH_KEYS = "'first keys list --all' shows the keys that there are."
 
 
 def ask(
-    config: Path | None, path: str, body: dict[str, Any] | None, directly: Callable[[Database], Awaitable[Any]]
+    config: Path | None,
+    path: str,
+    body: dict[str, Any] | None,
+    directly: Callable[[Database], Awaitable[Any]] | None,
+    mine: str | None = None,
+    my_body: dict[str, Any] | None = None,
+    hint: str = WHICH_KEYS,
 ) -> Any:
-    """What the gateway answers to ``path``, or ``directly`` where none runs; ends the command when it fails."""
-    server = open_server(config)
+    """What the gateway answers to ``path``, or ``directly`` where none runs; None: then nobody can say. Ends the
+    command when it fails. ``mine``: the path, and ``my_body`` the body where it is another, for those who have no
+    configuration and are logged in at a gateway. ``hint``: what to do about a refusal."""
     try:
-        return _answer(server, path, body, directly)
+        if mine is not None and (remote := _remote(config)) is not None:
+            return remote.fetch(mine, my_body or body)
+        return _answer(open_server(config), path, body, directly)
     except GatewayAway as exc:
         fail(exc.message, exc.next_step)
     except ConfigError as exc:
         fail(exc.message, CHECK_IT)
     except (Refusal, StoreUnavailable) as exc:
-        fail(exc.message, DATABASE_AWAY if exc.status == StoreUnavailable.status else WHICH_KEYS)
+        fail(exc.message, DATABASE_AWAY if exc.status == StoreUnavailable.status else hint)
     except FirstError as exc:
-        fail(exc.message, WHICH_KEYS)
+        fail(exc.message, hint)
+
+
+def _remote(config: Path | None) -> Remote | None:
+    """Where somebody is logged in, who has no configuration."""
+    if has_config(config):
+        return None
+    from firstkit.cli.remote import logged_in
+
+    return logged_in()
 
 
 def _answer(
-    server: Server, path: str, body: dict[str, Any] | None, directly: Callable[[Database], Awaitable[Any]]
+    server: Server, path: str, body: dict[str, Any] | None, directly: Callable[[Database], Awaitable[Any]] | None
 ) -> Any:
     try:
         return json.loads(fetch(server.state_dir, path, body))
     except NotRunning:
+        if directly is None:
+            raise
         import asyncio
 
         return asyncio.run(_at_the_store(server.database_url, directly))

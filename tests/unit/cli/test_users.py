@@ -1,0 +1,69 @@
+"""``first users``, with a gateway that answers for the store and without one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unit.cli.installed import Installed, first
+
+
+@pytest.fixture
+def installed(folder: Path, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Installed:
+    return Installed(folder, database_url, monkeypatch)
+
+
+@pytest.fixture(params=["gateway", "no gateway"])
+def either(request: pytest.FixtureRequest, installed: Installed) -> Iterator[None]:
+    if request.param == "no gateway":
+        yield
+        return
+    with installed.running():
+        yield
+
+
+def asked(*arguments: str) -> Any:
+    return json.loads(first("users", *arguments, "--json").stdout)
+
+
+def test_nobody_is_there_yet(either: None) -> None:
+    assert asked("list") == []
+    assert "first login" in first("users", "list").stderr
+
+
+def test_a_user_gets_roles_and_is_shut_out(either: None) -> None:
+    first("keys", "create", "k", "--user", "ada", "--project", "fusion")
+    (listed,) = asked("list")
+    assert (listed["name"], listed["roles"], listed["projects"], listed["keys"]) == ("ada", [], ["fusion"], 1)
+    assert asked("grant", "ada", "auditor")["roles"] == ["auditor"]
+    assert asked("grant", "ada", "operator")["roles"] == ["auditor", "operator"]
+    assert asked("ungrant", "ada", "auditor")["roles"] == ["operator"]
+    assert asked("disable", "ada")["disabled_at"] is not None
+    assert asked("enable", "ada")["disabled_at"] is None
+
+
+def test_what_people_read(either: None) -> None:
+    first("keys", "create", "k", "--user", "ada", "--project", "fusion")
+    assert first("users", "grant", "ada", "operator").stdout == "'ada' is an operator.\n"
+    assert "shut out" in first("users", "disable", "ada").stdout
+    header, row = first("users", "list").stdout.splitlines()
+    assert header.split("\t") == ["name", "roles", "projects", "keys", "seen", "status"]
+    assert row.split("\t") == ["ada", "operator", "fusion", "1", "never", "disabled"]
+    assert "come in again" in first("users", "enable", "ada").stdout
+    assert "configuration" in first("users", "ungrant", "ada", "operator").stdout
+
+
+@pytest.mark.parametrize("arguments", [("grant", "nobody", "auditor"), ("disable", "nobody"), ("enable", "a\nb")])
+def test_faults_end_with_status_1_and_a_next_step(either: None, arguments: tuple[str, ...]) -> None:
+    result = first("users", *arguments, status=1)
+    assert result.stdout == ""
+    assert "'first users list'" in result.stderr
+
+
+@pytest.mark.parametrize("role", ["manager", "user", "root"])
+def test_other_roles_are_not_granted(either: None, role: str) -> None:
+    assert "auditor" in first("users", "grant", "ada", role, status=2).stderr
