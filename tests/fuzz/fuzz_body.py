@@ -24,7 +24,7 @@ def run_one(data: bytes) -> None:
         return
     api, data = ALL_APIS[data[0] % len(ALL_APIS)], data[1:]
     try:
-        model, stream, wants_usage, _ = check(data, api)
+        model, stream, wants_usage, *_ = check(data, api)
     except ApiError as error:
         assert isinstance(error, InvalidRequest), error
         answer = json.dumps(error.body())

@@ -10,23 +10,26 @@ import functools
 import logging
 import random
 import re
-from types import SimpleNamespace
+import shutil
+import tempfile
+from pathlib import Path
 from typing import Any, cast
 
 import uvicorn
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
-from firstkit.accounting.limits import KeyLimits, Standing
 from firstkit.auth.permissions import Identity
-from firstkit.config import Server
-from firstkit.errors import EngineFailed, ModelNotFound, Unauthenticated
+from firstkit.errors import EngineFailed, Unauthenticated
 from firstkit.gateway.call import Call
 from firstkit.gateway.client import Client
 from firstkit.gateway.guard import Guard
 from firstkit.gateway.hot import HotRoutes
 from firstkit.gateway.http import Door, Protocol
+from firstkit.gateway.state import Gateway
+from firstkit.ids import digest
 from fuzz.driver import Target, pieces
+from unit.gateway.support import limits_of, without_database
 
 IDENTITY = Identity("u", "user", "p", "prefix", frozenset({"inference", "metrics", "admin"}))
 MOST_TURNS = 200
@@ -44,6 +47,9 @@ class Authenticator:
     def cached(self, token: str) -> Identity | None:
         return IDENTITY if token == "good" else None
 
+    def known(self, token_digest: str) -> Identity | None:
+        return IDENTITY if token_digest == digest("good") else None
+
     async def identify(self, token: str) -> Identity:
         await asyncio.sleep(0)
         if token != "late":
@@ -52,13 +58,13 @@ class Authenticator:
 
 
 class Relay:
-    """Answers every call in the next turn of the loop: a stream, a plain body, or an error for the model ``bad``."""
+    """Answers every call in the next turn of the loop: a stream, a plain body, an error for models but ``m``."""
 
     def serve(self, call: Call, client: Client) -> None:
         asyncio.get_running_loop().call_soon(self._answer, call, client)
 
     def _answer(self, call: Call, client: Client) -> None:
-        if call.model == "bad":
+        if call.model != "m":
             client.fail(EngineFailed())
         elif call.stream:
             client.begin()
@@ -72,30 +78,6 @@ class Relay:
     def _end(self, call: Call, client: Client) -> None:
         client.done()
         call.owner.over()
-
-
-class Limits(KeyLimits):
-    """Counts who is inside."""
-
-    inside = 0
-
-    def enter(self, key: str, now: float) -> Standing | None:
-        self.inside += 1
-        return super().enter(key, now)
-
-    def leave(self, key: str) -> None:
-        self.inside -= 1
-        super().leave(key)
-
-
-class Gateway(SimpleNamespace):
-    def canonical(self, name: str) -> str:
-        if name not in ("m", "bad"):
-            raise ModelNotFound
-        return name
-
-    def check_capability(self, model: str, api: Any) -> None:
-        pass
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -169,8 +151,8 @@ async def converse(data: bytes, step: int, turns_between: bool, stays: bool) -> 
     """Send ``data``, wait, let time pass, hang up; returns what was answered. Raises what the loop would log."""
     faults: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
-    transport, limits = Transport(), Limits()
-    hot = HotRoutes(cast(Any, gateway()), limits)
+    transport, limits = Transport(), limits_of(concurrency_per_key=1000)
+    hot = HotRoutes(gateway(), limits)
     protocol = transport.protocol = Protocol(settings(), ServerState(), {}, door=Door(hot))
     unused = hot.memory._left
     protocol.connection_made(transport)
@@ -186,7 +168,8 @@ async def converse(data: bytes, step: int, turns_between: bool, stays: bool) -> 
     await alone()
     assert not protocol.connections
     assert not faults, faults
-    assert (limits.inside, hot.memory._left) == (0, unused), "who came in has left, and taken all along"
+    inside = [subject.running for kind in limits._kinds for subject in kind.subjects.values()]
+    assert (sum(inside), hot.memory._left) == (0, unused), "who came in has left, and taken all along"
     return transport.written
 
 
@@ -208,8 +191,13 @@ async def alone() -> None:
     raise AssertionError(f"left: {asyncio.all_tasks()}")
 
 
+@functools.cache
 def gateway() -> Gateway:
-    return Gateway(authenticator=Authenticator(), relay=Relay(), config=SimpleNamespace(server=Server()))
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder)
+    made = without_database(Path(folder))
+    made.authenticator, made.relay = cast(Any, Authenticator()), cast(Any, Relay())
+    return made
 
 
 @functools.cache
@@ -309,7 +297,7 @@ KEYS = [b"good", b"good", b"good", b"late", b"wrong"]
 BODIES = [
     b'{"model":"m","messages":[{"content":"hello"}],"stream":true}',
     b'{"model":"m","messages":[{"content":"hello"}],"prompt":"x","input":"x"}',
-    b'{"model":"bad","messages":[{}],"prompt":"x","input":"x"}',
+    b'{"model":"org/embedder","messages":[{}],"prompt":"x","input":"x"}',
     b'{"model":"m"}',
     b"{}",
     b"",

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from firstkit.accounting.estimate import MEDIA_TOKENS
 from firstkit.engines.reported import BYTES_PER_TOKEN
 from firstkit.errors import InvalidRequest
 from firstkit.translation.reading import Body, read
 
-MEDIA_TOKENS = 1000
-"""Of an image, or of a file of which only its engine knows what is in it."""
 _COUNTED = frozenset(("messages", "system", "tools", "tool_choice", "output_config"))
 _UNREAD = frozenset(("cache_control", "citations", "signature"))
 """What no model reads."""
