@@ -10,12 +10,13 @@ import itertools
 import json
 import tracemalloc
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 
 from decisions import cpu_s
 from figures import keep_reported, report
-from firstkit.accounting.estimate import ANY_LENGTH, Estimate, Length, estimate
+from firstkit.accounting.estimate import Estimate, estimate
 from firstkit.accounting.limits import Limits
 from firstkit.auth.permissions import Identity
 from firstkit.config import Limits as AllLimits
@@ -81,13 +82,14 @@ def remembering() -> None:
 
 
 def estimating() -> None:
-    def of(request: dict[str, object], length: Length) -> float:
+    def of(request: dict[str, object], most: int | None) -> float:
         raw = json.dumps(request).encode()
-        body = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
-        return 1e6 * cpu_s(lambda: estimate("chat/completions", body, len(raw), length, 8192, 32_768), 2000)
+        body, size_bytes = msgspec.json.decode(raw, type=dict[str, msgspec.Raw]), len(raw)
+        work = partial(estimate, "chat/completions", body, size_bytes, most, 1, default=8192, context=32_768)
+        return 1e6 * cpu_s(work, 2000)
 
-    report("estimate of a small request", of(SMALL, Length(500)), "us", 5)
-    report("estimate of one of 220 kB", of(LONG, ANY_LENGTH), "us", 100)
+    report("estimate of a small request", of(SMALL, 500), "us", 5)
+    report("estimate of one of 220 kB", of(LONG, None), "us", 100)
 
 
 def main() -> None:

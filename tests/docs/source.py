@@ -87,7 +87,8 @@ class Code:
     type: str | None = None
 
 
-def error_codes() -> set[Code]:
+@cache
+def error_codes() -> frozenset[Code]:
     """The codes of all ApiError classes, and those that are given where one is raised."""
     classes = _error_classes()
     found = {Code(cls.code, cls.status, cls.type) for cls in classes.values()}
@@ -95,7 +96,7 @@ def error_codes() -> set[Code]:
         for node in ast.walk(tree):
             if isinstance(node, ast.Call):
                 found |= _given_codes(node, classes)
-    return found
+    return frozenset(found)
 
 
 def _given_codes(call: ast.Call, classes: dict[str, type[ApiError]]) -> set[Code]:

@@ -39,6 +39,7 @@ def test_every_route_keeps_to_the_document(lab: Lab, engine: EchoEngine, example
     configuration.write_text(CONFIGURATION)
     options = ["--generation-deterministic", "--no-color", "--phases", "coverage,fuzzing"]
     options += ["--max-examples", str(examples), "--checks", CHECKS]
+    options += ["--exclude-path", "/admin/budgets"]  # one of nothing for all would refuse what comes after it
     options += ["--header", f"Authorization: Bearer {lab.key}", "--request-timeout", "30"]
     program = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(configuration), "run"]
     url = f"http://127.0.0.1:{lab.port}/openapi.json"

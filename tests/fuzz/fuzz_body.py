@@ -13,6 +13,7 @@ import msgspec
 from firstkit.errors import ApiError, InvalidRequest
 from firstkit.gateway.apis import APIS, Api
 from firstkit.gateway.call import REFUSED_FIELDS, Asked, check_body, parse_body
+from firstkit.gateway.lengths import length_of
 from fuzz.driver import Target, some
 
 ALL_APIS = list(APIS.values())
@@ -24,7 +25,7 @@ def run_one(data: bytes) -> None:
         return
     api, data = ALL_APIS[data[0] % len(ALL_APIS)], data[1:]
     try:
-        model, stream, wants_usage, *_ = check(data, api)
+        model, stream, wants_usage, _ = check(data, api)
     except ApiError as error:
         assert isinstance(error, InvalidRequest), error
         answer = json.dumps(error.body())
@@ -40,6 +41,7 @@ def check(data: bytes, api: Api) -> Asked:
     fields = parse_body(data)
     before = {key: bytes(value) for key, value in fields.items()}
     result = check_body(fields, api)
+    length_of(fields, api)
     left = {key: bytes(value) for key, value in fields.items()}
     assert left == {key: before[key] for key in left}
     assert before.keys() - left.keys() <= {"stream_options", "x_first"}

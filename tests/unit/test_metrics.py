@@ -57,6 +57,7 @@ def test_what_a_model_did_is_exposed() -> None:
     series.queue.observe(0.3)
     series.ttft.observe(1.5)
     series.gap.observe(0.02)
+    series.estimate.observe(1.2)
     requests.bytes_up += 100
     requests.bytes_down += 200
     said: Any = samples(registry)
@@ -71,6 +72,8 @@ def test_what_a_model_did_is_exposed() -> None:
         assert said[f"first_{name}_seconds_count", (model,)] == 1
         assert said[f"first_{name}_seconds_sum", (model,)] == value
         assert said[f"first_{name}_seconds_bucket", (("le", "+Inf"), model)] == 1
+    assert said["first_estimate_error_ratio_bucket", (("le", "1.1"), model)] == 0
+    assert said["first_estimate_error_ratio_bucket", (("le", "1.25"), model)] == 1
 
 
 def test_what_never_was_observed_is_no_zero() -> None:

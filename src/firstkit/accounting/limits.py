@@ -137,11 +137,12 @@ class Limits:
         self._kinds = _kinds(limits or AllLimits())
         of_models = {model: _kinds(entry, model) for model, entry in (models or {}).items()}
         self._of_models = {model: kinds for model, kinds in of_models.items() if kinds}
+        self.limit_nothing = not self._kinds and not self._of_models
 
     def enter(self, identity: Identity, now: float) -> Stay | None:
         """Count a request in, for its key, its user and its project; raises RateLimited, and then it is counted
         nowhere. Whoever came in has to ``leave``. None: nothing is limited."""
-        if not self._kinds and not self._of_models:
+        if self.limit_nothing:
             return None
         stay = Stay(identity, self._of_models)
         stay.enter(self._kinds, now)
@@ -287,8 +288,7 @@ def _told(lines: bytes, left: float, limit: float, reset_s: float) -> bytes:
     return lines % (limit, left + _TINY if left > 0 else 0, reset_s) if limit else b""
 
 
-_OF_REQUESTS, _OF_TOKENS = [
-    b"x-ratelimit-limit-%b: %%d\r\nx-ratelimit-remaining-%b: %%d\r\nx-ratelimit-reset-%b: %%.3fs\r\n"
-    % (unit, unit, unit)
-    for unit in (b"requests", b"tokens")
-]
+_OF_REQUESTS = (
+    b"x-ratelimit-limit-requests: %d\r\nx-ratelimit-remaining-requests: %d\r\nx-ratelimit-reset-requests: %.3fs\r\n"
+)
+_OF_TOKENS = b"x-ratelimit-limit-tokens: %d\r\nx-ratelimit-remaining-tokens: %d\r\nx-ratelimit-reset-tokens: %.3fs\r\n"

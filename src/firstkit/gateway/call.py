@@ -10,8 +10,6 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
-from firstkit.accounting.estimate import ANY_LENGTH, Length
-from firstkit.engines.reported import MOST_COMPLETION_TOKENS
 from firstkit.errors import InvalidRequest
 from firstkit.gateway.answering import Answering, HeldEnd, Signed, SignedChunks, Straight, Timed, WholeEvents
 from firstkit.gateway.apis import CHAT, COMPLETIONS, MESSAGES_API, RESPONSES_API, Api
@@ -35,9 +33,6 @@ REFUSED_FIELDS = frozenset(
 )
 """Fields by which a client would run code in, or read memory of, an engine (facts of vLLM's advisories)."""
 MAX_WAIT_LIMIT_S = 3600.0
-LENGTHS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
-_CHOICES = ("n", "best_of")
-_COUNTS = frozenset((*LENGTHS, *_CHOICES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +71,9 @@ class Call:
     owner: Owner
     wish: Wish = ANYWHERE
     claim: Claim = NOBODY
-    length: Length = ANY_LENGTH
+    most_tokens: int | None = None
+    """Those of a choice of the answer that it asks for."""
+    choices: int = 1
     wants_origin: bool = False
     """Whether the answer itself shall say where it comes from."""
     keeps: bool = False
@@ -208,7 +205,6 @@ class Asked(NamedTuple):
     stream: bool
     wants_usage: bool
     wants_origin: bool
-    length: Length
 
 
 def check_body(body: Body, api: Api, text: bytes | None = None) -> Asked:
@@ -223,36 +219,19 @@ def check_body(body: Body, api: Api, text: bytes | None = None) -> Asked:
         _check_tools(body["tools"], api.tools)
     if api.required is not None and _word(body.get(api.required)) in (b"null", b"[]"):
         raise InvalidRequest(f"'{api.required}' is required and may not be empty.", param=api.required)
-    length = ANY_LENGTH if _COUNTS.isdisjoint(body) else _length(body)
     _check_media(body, api, text)
     wants_origin = False
     if "x_first" in body:
         wants_origin = read(body, "x_first", bool, False)
         del body["x_first"]
     stream, wants_usage = _check_stream(body, api)
-    return Asked(model, stream, wants_usage, wants_origin, length)
+    return Asked(model, stream, wants_usage, wants_origin)
 
 
 def _refuse_fields(body: Body, api: Api) -> None:
     for field in body.keys() & (REFUSED_FIELDS | api.refused):
         if field in REFUSED_FIELDS or not _asks_nothing(body[field]):
             raise InvalidRequest(f"'{field}' is not accepted by this service.", param=field, code="unsupported_field")
-
-
-def _length(body: Body) -> Length:
-    """How long an answer may be. Numbers beyond what any model says are cut."""
-    most, choices = 0, 1
-    for field in _COUNTS & body.keys():
-        count = read(body, field, int, None)
-        if count is None:
-            continue
-        if count < 1:
-            raise InvalidRequest(f"'{field}' must be at least 1.", param=field)
-        if field in _CHOICES:
-            choices = max(choices, min(count, MOST_COMPLETION_TOKENS))
-        elif count > most:
-            most = min(count, MOST_COMPLETION_TOKENS)
-    return Length(most or None, choices)
 
 
 def _check_media(body: Body, api: Api, text: bytes | None) -> None:

@@ -100,10 +100,15 @@ def project_of(head: RequestHead) -> str | None:
     return head.get(b"x-first-project")
 
 
-async def identify(head: RequestHead, authenticator: Authenticator, public_url: str | None = None) -> Identity:
-    """Who asks, charged to the project that they name; raises Unauthenticated, LoginRefused, CrossSiteRequest,
-    ProjectNotFound, or StoreUnavailable and ProviderUnavailable when nobody can say."""
+async def holder_of(head: RequestHead, authenticator: Authenticator, public_url: str | None = None) -> Identity:
+    """Who asks, charged as is usual for them; raises Unauthenticated, LoginRefused, CrossSiteRequest, or
+    StoreUnavailable and ProviderUnavailable when nobody can say."""
     token = token_of(head, public_url)
-    identity = authenticator.cached(token) or await authenticator.identify(token)
+    return authenticator.cached(token) or await authenticator.identify(token)
+
+
+async def identify(head: RequestHead, authenticator: Authenticator, public_url: str | None = None) -> Identity:
+    """The same, charged to the project that they name; raises also ProjectNotFound."""
+    identity = await holder_of(head, authenticator, public_url)
     project = project_of(head)
     return identity if project is None else identity.charged_to(project)

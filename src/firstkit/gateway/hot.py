@@ -20,6 +20,7 @@ from firstkit.gateway.call import Call, Patience
 from firstkit.gateway.callers import Caller
 from firstkit.gateway.client import Client
 from firstkit.gateway.dialects import Older
+from firstkit.gateway.doors import holder_of
 from firstkit.gateway.holding import Holding
 from firstkit.gateway.paths import check_open, place_of
 from firstkit.gateway.request import BodyMemory, RequestHead, permit
@@ -210,7 +211,8 @@ class HotRequest:
     async def _wait(self) -> None:
         """The same with all that has to be waited for: who it is, and then what they want."""
         try:
-            identity = await self._routes.gateway.identify(cast(RequestHead, self._head))
+            routes = self._routes
+            identity = await holder_of(cast(RequestHead, self._head), routes.gateway.authenticator, routes.public_url)
             identity = self._admit(identity)
             self._connection.resume_reading()
             await self._whole_body()

@@ -21,22 +21,18 @@ from firstkit.gateway.client import Client
 from firstkit.gateway.forecast import Forecasts
 from firstkit.gateway.request import Account
 from firstkit.gateway.stored import StoredResponses
+from firstkit.gateway.turn import ClientGone, silence_left, turn
 from firstkit.gateway.waiting import Ticket, WaitingRoom
 from firstkit.links.messages import Head, Outcome, Tail, Usage
 from firstkit.metrics import REQUESTS, SPOOL_FAILURES
 from firstkit.routing.table import Route
 
 logger = logging.getLogger("firstkit.gateway")
-COMMENT_EVERY_S = 2.0
 KEEPALIVE_EVERY_S = 15.0
 HELD_BYTES = 128 * 1024
 """So much of a plain answer is held until its end is known; a longer one goes on as it comes."""
 UNBEGUN_STATUS = (502, 503, 504)
 """With these an engine, or what is before it, says that it did not begin."""
-
-
-class ClientGone(Exception):
-    """The client hung up while its request waited; nobody is there to be told."""
 
 
 class Relay:
@@ -111,7 +107,7 @@ class Passage:
         in_line[account.request_id] = account
         ticket.request_id = account.request_id
         try:
-            route = await self._turn(ticket)
+            route = await turn(self._call, self._client, ticket, self._relay, self._arrived)
         except (ApiError, ClientGone) as reason:
             self._relay.room.leave(self._call.model, ticket)
             self._give_up(reason)
@@ -139,29 +135,6 @@ class Passage:
         else:
             logger.info("a client hung up while waiting", extra={"action": "gone", "model": self._call.model})
         self._call.owner.over()
-
-    async def _turn(self, ticket: Ticket) -> Route:
-        call, client = self._call, self._client
-        deadline = self._arrived + call.patience.max_wait_s
-        news: set[asyncio.Future[Any]] = {ticket.route, client.gone}
-        while not ticket.route.done():
-            left = deadline - monotonic()
-            if left <= 0:
-                raise self._relay.forecasts.not_ready(call.model, call.wish.within)
-            wait_s = min(left, self._silence_left(COMMENT_EVERY_S)) if call.stream else left
-            await asyncio.wait(news, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
-            if client.is_over:
-                raise ClientGone
-            if call.stream and self._silence_left(0.0) == 0.0 and not ticket.route.done():
-                position = self._relay.room.position(call.model, ticket)
-                client.comment(self._relay.forecasts.sentence(call.model, position, call.wish.within))
-        return ticket.route.result()
-
-    def _silence_left(self, every_s: float) -> float:
-        """Seconds until something must be said to a client that streams: the status itself is held back."""
-        if self._client.has_begun:
-            return every_s
-        return max(0.0, self._arrived + self._call.patience.hold_s - monotonic())
 
     def _speak(self) -> None:
         """Say something to a client that has heard nothing since the last time."""
@@ -192,7 +165,7 @@ class Passage:
         self._parts.clear()
         self._held_bytes = self._relayed = 0
         if call.stream:
-            silence_s = self._silence_left(KEEPALIVE_EVERY_S)
+            silence_s = silence_left(call, self._client, self._arrived, KEEPALIVE_EVERY_S)
             self._speaking = asyncio.get_running_loop().call_later(silence_s, self._speak)
         REQUESTS.bytes_up += len(body)
         self._client.listen_to(route.upstream.open(opening, body, self))

@@ -31,8 +31,8 @@ class Sources:
 
 
 def _address(text: str) -> Address | None:
-    """An address, perhaps with a port; None where it is none."""
-    host = text[1:].partition("]")[0] if text.startswith("[") else text
+    """An address, perhaps with a port or a zone; None where it is none."""
+    host = text[1:].partition("]")[0] if text.startswith("[") else text.partition("%")[0]
     host = host.partition(":")[0] if host.count(":") == 1 else host
     try:
         address = ip_address(host)

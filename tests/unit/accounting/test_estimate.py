@@ -16,15 +16,12 @@ from hypothesis import strategies as st
 
 from firstkit.accounting.estimate import (
     ADDED_TOKENS,
-    ANY_LENGTH,
     FIRST_MEAN_TOKENS,
     MEDIA_TOKENS,
     PROMPT_BYTES_PER_TOKEN,
     Estimate,
-    Estimator,
-    Length,
+    Means,
     estimate,
-    writes,
 )
 
 DEFAULT = 1000
@@ -33,11 +30,16 @@ PICTURE = "data:image/png;base64," + base64.b64encode(os.urandom(300_000)).decod
 
 
 def estimated(
-    endpoint: str, body: dict[str, Any], length: Length = ANY_LENGTH, context: int | None = None, uploads: int = 0
+    endpoint: str,
+    body: dict[str, Any],
+    most: int | None = None,
+    choices: int = 1,
+    context: int | None = None,
+    uploads: int = 0,
 ) -> Estimate:
     raw = json.dumps(body).encode()
     fields = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
-    return estimate(endpoint, fields, len(raw), length, DEFAULT, context, uploads)
+    return estimate(endpoint, fields, len(raw), most, choices, default=DEFAULT, context=context, uploads=uploads)
 
 
 def chat(content: Any, **fields: Any) -> dict[str, Any]:
@@ -81,7 +83,7 @@ def test_of_a_task_all_may_be_read() -> None:
 
 
 def test_counting_tokens_uses_none() -> None:
-    found = estimated("messages/count_tokens", chat("x" * 5000), Length(most=7))
+    found = estimated("messages/count_tokens", chat("x" * 5000), 7)
     assert found == Estimate(0, 0, 0, given=True)
 
 
@@ -168,25 +170,26 @@ def test_lists_of_texts_are_read_in_pairs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("length", "context", "completion", "given"),
+    ("most", "choices", "context", "completion", "given"),
     [
-        (Length(), None, DEFAULT, False),
-        (Length(), 100_000, DEFAULT, False),
-        (Length(), 500, 500 - tokens_of([{"role": "user", "content": "hi"}]), False),
-        (Length(), 1, 1, False),
-        (Length(most=50), None, 50, True),
-        (Length(most=5000), None, 5000, True),
-        (Length(most=5000), 4096, 4096, True),
-        (Length(choices=3), None, 3 * DEFAULT, False),
-        (Length(most=50, choices=3), None, 150, True),
+        (None, 1, None, DEFAULT, False),
+        (None, 1, 100_000, DEFAULT, False),
+        (None, 1, 500, 500 - ADDED_TOKENS - tokens_of([{"role": "user", "content": "hi"}]), False),
+        (None, 1, 1, 1, False),
+        (50, 1, None, 50, True),
+        (5000, 1, None, 5000, True),
+        (5000, 1, 4096, 4096, True),
+        (None, 3, None, 3 * DEFAULT, False),
+        (50, 3, None, 150, True),
     ],
 )
 def test_an_answer_is_as_long_as_is_asked_for_or_else_as_it_may_be(
-    length: Length, context: int | None, completion: int, given: bool
+    most: int | None, choices: int, context: int | None, completion: int, given: bool
 ) -> None:
     for endpoint, said in ((CHAT, "messages"), ("messages", "messages"), ("responses", "input")):
-        found = estimated(endpoint, {"model": "m", said: [{"role": "user", "content": "hi"}]}, length, context)
-        assert (found.completion, found.given, found.choices) == (completion, given, length.choices)
+        body = {"model": "m", said: [{"role": "user", "content": "hi"}]}
+        found = estimated(endpoint, body, most, choices, context)
+        assert (found.completion, found.given, found.choices) == (completion, given, choices)
         assert found.tokens == found.prompt + completion
 
 
@@ -204,14 +207,14 @@ def test_an_answer_is_as_long_as_is_asked_for_or_else_as_it_may_be(
     ],
 )
 def test_each_prompt_is_answered(prompt: Any, prompts: int) -> None:
-    found = estimated("completions", {"model": "m", "prompt": prompt}, Length(most=10, choices=2))
+    found = estimated("completions", {"model": "m", "prompt": prompt}, 10, 2)
     assert (found.completion, found.choices) == (10 * 2 * prompts, 2 * prompts)
 
 
 def test_a_list_that_is_too_deep_is_the_engine_s_to_refuse() -> None:
     raw = b"[" * 100_000 + b"]" * 100_000
     fields = {"prompt": msgspec.Raw(raw)}
-    assert estimate("completions", fields, len(raw), Length(1), DEFAULT).choices == 1
+    assert estimate("completions", fields, len(raw), 1, 1, default=DEFAULT).choices == 1
 
 
 def test_what_does_not_answer_in_words_needs_no_more_than_its_prompt() -> None:
@@ -222,28 +225,26 @@ def test_what_does_not_answer_in_words_needs_no_more_than_its_prompt() -> None:
     ):
         found = estimated(endpoint, {"model": "m", **body})
         assert (found.completion, found.given) == (0, True)
-        assert not writes(endpoint)
-    assert writes(CHAT)
-    assert estimated("tasks/dream", {"model": "m"}, Length(most=9)).completion == 9, "it says that it will"
+    assert estimated("tasks/dream", {"model": "m"}, 9).completion == 9, "it says that it will"
 
 
 # -- what models have been used for ------------------------------------------------------------------------------------
 
 
 def test_who_waits_is_expected_to_need_what_others_needed() -> None:
-    estimator = Estimator({"m": DEFAULT, "other": DEFAULT})
+    means = Means(["m", "other"])
     long, short = Estimate(100, 300, 8000, given=True), Estimate(100, 300, 20, given=True)
-    assert estimator.expected("m", long) == 100 + FIRST_MEAN_TOKENS
-    assert estimator.expected("m", short) == 120, "no more than it asks for"
+    assert means.expected("m", long) == 100 + FIRST_MEAN_TOKENS
+    assert means.expected("m", short) == 120, "no more than it asks for"
     for _ in range(500):
-        estimator.learn("m", 1000)
-    assert 1080 <= estimator.expected("m", long) <= 1100
-    assert estimator.expected("m", short) == 120
-    assert estimator.expected("other", long) == 100 + FIRST_MEAN_TOKENS
+        means.learn("m", 1000)
+    assert 1080 <= means.expected("m", long) <= 1100
+    assert means.expected("m", short) == 120
+    assert means.expected("other", long) == 100 + FIRST_MEAN_TOKENS
     for _ in range(500):
-        estimator.learn("m", 0)
-    assert estimator.expected("m", long) <= 101
-    assert estimator.expected("m", Estimate(0, 0, 0, given=True)) == 1
+        means.learn("m", 0)
+    assert means.expected("m", long) <= 101
+    assert means.expected("m", Estimate(0, 0, 0, given=True)) == 1
 
 
 # -- what it costs -----------------------------------------------------------------------------------------------------
@@ -254,5 +255,5 @@ def test_it_is_no_second_reading(size_bytes: int, most_us: float) -> None:
     """In tenths of what a request of that size costs otherwise, on the slowest of machines."""
     raw = json.dumps(chat("some words " * (size_bytes // 11))).encode()
     fields = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
-    times = timeit.repeat(lambda: estimate(CHAT, fields, len(raw), ANY_LENGTH, DEFAULT), number=20, repeat=5)
+    times = timeit.repeat(lambda: estimate(CHAT, fields, len(raw), None, 1, default=DEFAULT), number=20, repeat=5)
     assert min(times) / 20 * 1e6 < most_us

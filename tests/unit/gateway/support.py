@@ -335,6 +335,7 @@ class Transport(asyncio.Transport):
         self.is_lost = False
         self.has_ended = False
         """The server said that it will write no more."""
+        self.peer: tuple[str, int] | None = None
         self._loop = asyncio.get_running_loop()
         self._is_closing = False
         self._is_reading = True
@@ -370,7 +371,7 @@ class Transport(asyncio.Transport):
         self.has_ended = True
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return default
+        return self.peer if name == "peername" and self.peer is not None else default
 
     def is_closing(self) -> bool:
         return self._is_closing
@@ -441,19 +442,21 @@ class Port:
         self.server.config.load()
         self.server.server_state.default_headers = [(b"date", b"Thu, 26 Nov 2026 06:30:00 GMT")]
 
-    def connect(self) -> Visit:
-        return Visit(self)
+    def connect(self, peer: tuple[str, int] | None = None) -> Visit:
+        """``peer``: the address of the client, and its port."""
+        return Visit(self, peer)
 
 
 class Visit:
     """One connection, from the client's end."""
 
-    def __init__(self, port: Port) -> None:
+    def __init__(self, port: Port, peer: tuple[str, int] | None = None) -> None:
         self.loop = asyncio.get_running_loop()
         config, state = port.server.config, port.server.server_state
         make = cast(Any, config.http_protocol_class)
         self.protocol: Protocol = make(config=config, server_state=state, app_state={}, _loop=self.loop)
         self.transport = Transport()
+        self.transport.peer = peer
         self.transport.protocol = self.protocol
         self._answers: tuple[tuple[int, bool], list[Answer]] = ((0, False), [])
         self.protocol.connection_made(self.transport)
@@ -525,8 +528,13 @@ class Served:
     replica: ByHand
     port: Port
 
-    def connect(self) -> Visit:
-        return self.port.connect()
+    def connect(self, peer: tuple[str, int] | None = None) -> Visit:
+        return self.port.connect(peer)
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Those of the ledger, of requests that ended."""
+        written = b"".join(path.read_bytes() for path in sorted(self.gateway.relay.spool.folder.glob("usage-*.jsonl")))
+        return [entry for entry in map(json.loads, written.splitlines()) if "outcome" in entry]
 
     @property
     def body_bytes(self) -> int:

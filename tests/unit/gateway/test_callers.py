@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from firstkit.auth.permissions import Membership, ProjectNotFound
 from firstkit.engines.familiar import LONGEST_HEAD_BYTES, MOST_DIGITS, FamiliarHead
 from firstkit.gateway.apis import CHAT, EMBEDDINGS
 from firstkit.gateway.call import Patience
@@ -39,10 +40,26 @@ def test_a_good_head() -> None:
 
 
 def test_what_else_it_may_say() -> None:
-    headers = (KEY, JSON, (b"expect", b"100-continue"), (b"x-first-hold", b"5"))
+    headers = (
+        KEY, JSON, (b"expect", b"100-continue"), (b"x-first-hold", b"5"), (b"x-first-project", b" sun "),
+        (b"x-first-priority", b"batch"), (b"x-forwarded-for", b"192.0.2.7"), (b"x-forwarded-for", b"10.0.0.1"),
+    )  # fmt: skip
     caller = caller_of(*headers, version="1.0", keeps_alive=False)
     assert (caller.keeps_alive, caller.knows_chunks, caller.awaits_go_on) == (False, False, True)
     assert (caller.patience, caller.refusal) == (Patience(5, 300), None)
+    assert (caller.project, caller.is_batch, caller.forwarded) == ("sun", True, (b"192.0.2.7", b"10.0.0.1"))
+
+
+def test_it_is_charged_to_the_project_that_it_names() -> None:
+    both = (Membership("p", "sun"), Membership("q", "moon"))
+    somebody = replace(IDENTITY, project_id="p", project_name="sun", memberships=both)
+    assert GOOD.charged(somebody) is somebody
+    caller = caller_of(KEY, JSON, (b"x-first-project", b"moon"))
+    charged = caller.charged(somebody)
+    assert (charged.project_id, charged.user_id) == ("q", somebody.user_id)
+    assert caller.charged(somebody) is charged, "which takes a while to make"
+    with pytest.raises(ProjectNotFound):
+        caller.charged(replace(somebody, memberships=both[:1]))
 
 
 @pytest.mark.parametrize(
@@ -76,6 +93,8 @@ def test_two_clusters_at_once() -> None:
         ([KEY, (b"content-type", b"text/plain")], 415, True),
         ([KEY, JSON, JSON], 400, True),
         ([KEY, JSON, (b"x-first-hold", b"soon")], 400, True),
+        ([KEY, JSON, (b"x-first-priority", b"high")], 400, True),
+        ([KEY, JSON, (b"x-first-project", b"a"), (b"x-first-project", b"a")], 400, True),
     ],
 )
 def test_what_is_wrong_with_it_is_for_those_who_may_come_in(

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -21,18 +20,18 @@ from firstkit.auth.authenticator import Identity
 from firstkit.clock import monotonic
 from firstkit.config import parse_config
 from firstkit.errors import StoreUnavailable
-from firstkit.gateway import relay
 from firstkit.gateway.hot import STRANGERS_BYTES
 from firstkit.gateway.reach import Reach
 from firstkit.gateway.request import MAX_BODY_BYTES, BodyMemory
+from firstkit.gateway.source import Sources
 from firstkit.links.messages import Outcome, Tail, Usage
+from unit.gateway.endings import ENDINGS, one
 from unit.gateway.support import (
     CHAT_BODY,
     CONFIG,
     IDENTITY,
     Answer,
     Served,
-    Visit,
     get,
     limits_of,
     request,
@@ -58,12 +57,12 @@ async def answer_to(served: Served, data: bytes) -> Answer:
 
 @pytest.mark.parametrize("is_whole", [True, False])
 async def test_one_thing_after_the_other(folder: Path, is_whole: bool) -> None:
-    """Key, scope, content type, limit, body: each is only looked at when those before it are right."""
+    """Key, scope, head, project, limit, body: each is only looked at when those before it are right."""
     served = serving(folder, limits=limits_of(requests_per_minute_per_key=1))
     served.keys.identities["poor"] = POOR
 
-    async def said(key: str, kind: bytes) -> object:
-        data = request(key=key, body=b"{").replace(RIGHT_TYPE, kind)
+    async def said(key: str, kind: bytes, *lines: str) -> object:
+        data = request(*lines, key=key, body=b"{").replace(RIGHT_TYPE, kind)
         answer = await answer_to(served, data if is_whole else data[:-1])
         assert (b"connection" in answer.headers) is not is_whole, "a connection cannot go on in the middle of a body"
         return answer.error["code"]
@@ -76,6 +75,9 @@ async def test_one_thing_after_the_other(folder: Path, is_whole: bool) -> None:
     else:
         served.port.limits.enter(IDENTITY, monotonic())
     assert await said("key", RIGHT_TYPE) == "rate_limit_exceeded"
+    assert await said("key", RIGHT_TYPE, "x-first-cluster: nowhere") == "rate_limit_exceeded"
+    assert await said("key", WRONG_TYPE, "x-first-project: mars") == "unsupported_media_type"
+    assert await said("key", RIGHT_TYPE, "x-first-project: mars") == "project_not_found"
     assert await said("key", WRONG_TYPE) == "unsupported_media_type"
     assert await said("poor", RIGHT_TYPE) == "insufficient_scope"
     assert served.replica.opened == []
@@ -308,101 +310,50 @@ async def test_other_routes_count_for_the_same_limit(folder: Path) -> None:
     assert served.under_way == 0
 
 
+# -- denials -----------------------------------------------------------------------------------------------------------
+
+
+def denied(served: Served) -> list[tuple[str, str, str, str, int]]:
+    """Who was denied what, from where, why and how often, as the audit log will have it."""
+    entries = served.gateway.audit._kinds.values()
+    return [(entry.actor, entry.subject, entry.source, entry.details["code"], entry.count) for entry in entries]
+
+
+async def test_what_is_denied_is_written_down(served: Served) -> None:
+    gateway = served.gateway
+    gateway.sources = Sources(["10.0.0.0/8"])
+    config = f"server: {{state_dir: /x}}\n{CONFIG}".replace(
+        "    description: a model\n", "    access: {users: [ada]}\n"
+    )
+    gateway.reach = Reach(parse_config(config))
+    served.keys.identities["poor"] = POOR
+    for key, lines in (("bad", []), ("poor", []), ("key", []), ("key", ["x-forwarded-for: 198.51.100.1"])):
+        visit = served.connect(("192.0.2.7", 4711))
+        visit.say(request(*lines, path=PINNED_PATH, key=key))
+        await visit.answer()
+    visit = served.connect(("10.0.0.1", 4711))
+    for count in range(1, 3):  # the second has a head that is known
+        visit.say(request("x-forwarded-for: 198.51.100.1, 10.0.0.2"))
+        assert (await visit.answered(count))[-1].error["code"] == "model_not_found"
+    path, chat = f"POST {PINNED_PATH}", "POST /v1/chat/completions"
+    assert denied(served) == [
+        ("unknown", path, "192.0.2.7", "invalid_api_key", 1),
+        ("user", path, "192.0.2.7", "insufficient_scope", 1),
+        ("user", path, "192.0.2.7", "model_not_found", 2),
+        ("user", chat, "198.51.100.1", "model_not_found", 2),
+    ]
+    assert served.replica.opened == []
+
+
+async def test_what_only_is_wrong_is_no_denial(folder: Path) -> None:
+    served = serving(folder, limits=limits_of(requests_per_minute_per_key=3))
+    for data in (request(body=b"{"), request(body={**CHAT_BODY, "model": "nope"}), request("x-first-cluster: nowhere")):
+        assert (await answer_to(served, data)).status in (400, 404)
+    assert (await answer_to(served, request())).status == 429
+    assert denied(served) == []
+
+
 # -- what is held ------------------------------------------------------------------------------------------------------
-
-
-def one(served: Served, body: Any = CHAT_BODY, key: str = "key") -> Visit:
-    visit = served.connect()
-    visit.say(request(body=body, key=key))
-    return visit
-
-
-def complete(served: Served) -> None:
-    one(served)
-    served.replica.last.answer()
-
-
-def stream(served: Served) -> None:
-    one(served, STREAM)
-    served.replica.last.stream(CHUNK)
-    served.replica.last.complete()
-
-
-def broken(served: Served) -> None:
-    one(served, STREAM)
-    served.replica.last.stream(CHUNK)
-    served.replica.last.end(Outcome.FAILED, "boom")
-
-
-def refused_by_the_engine(served: Served) -> None:
-    one(served)
-    served.replica.last.head(400)
-    served.replica.last.end(Outcome.REJECTED)
-
-
-def lost(served: Served) -> None:
-    one(served)
-    served.replica.last.end(Outcome.LOST)
-
-
-def too_long_for_the_engine(served: Served) -> None:
-    one(served)
-    served.replica.last.end(Outcome.TIMEOUT)
-
-
-def large_and_broken(served: Served) -> None:
-    one(served)
-    served.replica.last.head()
-    served.replica.last.data(b"x" * (relay.HELD_BYTES + 1))
-    served.replica.last.end(Outcome.FAILED)
-
-
-def gone(served: Served) -> None:
-    one(served, STREAM).transport.break_off()
-
-
-def fill(served: Served) -> None:
-    """Have no room at any replica."""
-    for each in served.gateway.table.routes():
-        each.in_flight = each.max_in_flight
-    served.gateway.table.pools["m"].refresh()
-
-
-def gone_while_it_waits(served: Served) -> None:
-    fill(served)
-    visit = one(served)
-    assert served.gateway.room.waiting("m") == 1
-    visit.transport.break_off()
-
-
-def overloaded(served: Served) -> None:
-    fill(served)
-    for visit in [one(served) for _ in range(5)]:
-        visit.transport.break_off()
-
-
-def no_json(served: Served) -> None:
-    one(served, b"{")
-
-
-def no_model(served: Served) -> None:
-    one(served, {**CHAT_BODY, "model": "nope"})
-
-
-def no_key(served: Served) -> None:
-    one(served, key="bad")
-
-
-def ended_by_us(served: Served) -> None:
-    visit = one(served, STREAM)
-    served.replica.last.stream(CHUNK)
-    visit.protocol.end_now()
-
-
-ENDINGS: list[Callable[[Served], None]] = [
-    complete, stream, broken, refused_by_the_engine, lost, too_long_for_the_engine, large_and_broken, gone,
-    gone_while_it_waits, overloaded, no_json, no_model, no_key, ended_by_us,
-]  # fmt: skip
 
 
 @pytest.mark.parametrize("ending", ENDINGS, ids=lambda ending: ending.__name__)

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.types import Receive, Scope, Send
 
+from firstkit.clock import monotonic
 from firstkit.gateway import http
 from firstkit.gateway.http import HEAD_S, IDLE_S, LINGER_S, STALLED_S, SURPLUS
 from firstkit.gateway.request import MAX_BODY_BYTES, MAX_HEADER_BYTES, SMALL_BODY_BYTES
@@ -1077,7 +1078,7 @@ async def test_nothing_is_left_of_a_client_that_went(folder: Path, way: str) -> 
     await settle()
     assert served.body_bytes == 0
     for _ in range(100):
-        served.port.limits.enter(IDENTITY, 0.0)  # raises when one is counted still
+        served.port.limits.enter(IDENTITY, monotonic())  # raises when one is counted still
     assert visit.protocol not in served.port.server.server_state.connections
     assert not served.port.server.server_state.tasks
     assert not visit.transport.late
@@ -1094,7 +1095,7 @@ async def test_nothing_is_left_of_one_that_goes_when_its_turn_comes(folder: Path
     await settle()
     assert served.body_bytes == 0
     assert [exchange.calls for exchange in served.replica.opened[1:]] in ([], [["cancel"]])
-    served.port.limits.enter(IDENTITY, 0.0)
+    served.port.limits.enter(IDENTITY, monotonic())
     assert not served.port.server.server_state.tasks
 
 

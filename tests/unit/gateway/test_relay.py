@@ -26,6 +26,7 @@ from firstkit.gateway.stored import StoredResponses
 from firstkit.gateway.waiting import WaitingRoom
 from firstkit.links.messages import Outcome, Usage
 from firstkit.metrics import REGISTRY
+from firstkit.routing.admission import Claim
 from firstkit.routing.breaker import FAILURES
 from firstkit.routing.retries import MOST_SAVED
 from firstkit.routing.table import Route, RoutingTable
@@ -77,6 +78,15 @@ class World:
         self.spool = Spool(folder)
         self.folder = folder
         self.relay = Relay(self.room, Forecasts(self.table), self.spool, StoredResponses(cast(Database, None), 0.0))
+        self.used: list[tuple[str, int]] = []
+        """Requests that had a route and have ended, and the tokens of each, as the line is told."""
+        used = self.room.used
+
+        def noting(model: str, claim: Claim, tokens: int) -> None:
+            used(model, claim, tokens)
+            self.used.append((claim.user, tokens))
+
+        self.room.used = noting  # type: ignore[method-assign]
 
     def add(self, most: int = 4, cluster: str = "here") -> ByHand:
         """One replica more."""
@@ -96,6 +106,7 @@ class World:
         account = Account(IDENTITY, "m", CHAT.endpoint, len(raw))
         asked = Asked(Wire(knows_chunks=knows_chunks), account.request_id)
         call = Call(CHAT, "m", body, stream, False, patience or Patience(60, 60), account, 300.0, 3600.0, asked)
+        call.claim = Claim("p", account.request_id, 10)
         try:
             self.relay.serve(call, asked.client)
         except ApiError as error:
@@ -126,6 +137,11 @@ def over(world: World, asked: Asked, outcome: str) -> dict[str, Any]:
     [line] = world.lines()
     assert line["outcome"] == outcome
     assert line["request_id"] == asked.client.request_id
+    assert asked.usage is not None
+    assert (asked.usage.prompt_tokens, asked.usage.completion_tokens) == (
+        line["prompt_tokens"], line["completion_tokens"],
+    )  # fmt: skip
+    assert world.used == [(asked.client.request_id, line["prompt_tokens"] + line["completion_tokens"])]
     return line
 
 
@@ -554,7 +570,7 @@ async def test_a_waiting_client_that_leaves_frees_its_place(world: World) -> Non
     asked.client.hang_up()
     await until("it is over", lambda: asked.overs == 1)
     assert world.room.waiting("m") == 0
-    assert world.lines() == []
+    assert (world.lines(), world.used, asked.usage) == ([], [], None)
     assert asked.wire.answers == []
     await until("nobody waits", lambda: not world.relay.waiting)
 
@@ -692,7 +708,8 @@ async def test_disk_that_refuses_lets_no_work_in(world: World, monkeypatch: pyte
         await until("it is over", lambda: asked.overs > 0)
     assert (asked.answer.status, asked.answer.error["code"]) == (503, "store_unavailable")
     assert replica.opened == []
-    assert (world.in_flight, asked.overs) == (0, 1)
+    assert (world.in_flight, asked.overs, asked.usage) == (0, 1, None)
+    assert world.used == [(asked.client.request_id, 0)], "it had a route, and used nothing"
 
 
 async def test_a_disk_that_refuses_later_is_no_client_s_trouble(
@@ -705,9 +722,28 @@ async def test_a_disk_that_refuses_later_is_no_client_s_trouble(
     monkeypatch.setattr(world.spool, "ended", refuse)
     replica.last.complete()
     assert asked.said == CHUNK + DONE
-    assert asked.overs == 1
+    assert (asked.overs, asked.usage) == (1, Usage(3, 2)), "it is accounted as soon as it can be"
     assert [record.action for record in caplog.records] == ["spool"]  # type: ignore[attr-defined]
     assert REGISTRY.get_sample_value("first_spool_failures_total") == before + 1
+
+
+async def test_a_fault_of_ours_at_a_request_that_waited_is_told_and_holds_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fault(*_: object) -> None:
+        raise ValueError("canary")
+
+    asked = world.ask()
+    await settle()
+    monkeypatch.setattr(world.spool, "opened", fault)
+    replica = world.add()
+    world.room.pump("m")
+    await until("it is over", lambda: asked.overs > 0)
+    assert (asked.answer.status, asked.answer.error["code"]) == (500, "internal_error")
+    assert (asked.overs, world.in_flight, replica.opened) == (1, 0, [])
+    assert world.used == [(asked.client.request_id, 0)]
+    [record] = caplog.records
+    assert record.exc_info is not None
 
 
 @pytest.mark.parametrize("has_begun", [True, False])
@@ -778,6 +814,9 @@ def _nothing_is_left(world: World, replicas: list[ByHand], everybody: list[Asked
     given_out = {exchange.request.headers["x-request-id"] for replica in replicas for exchange in replica.opened}
     lines = [line["request_id"] for line in world.lines()]
     assert sorted(lines) == sorted(given_out), "one line for each, and only for those that were given out"
+    told = [user for user, _ in world.used]
+    assert sorted({*told}) == sorted(told), "each is told once to have ended"
+    assert given_out <= set(told)
     for asked in everybody:
         answers = asked.wire.answers
         if asked.wire.ends:

@@ -1,4 +1,4 @@
-"""The guard, the type and the memory of a request; and what its account says of it."""
+"""The guard, the type and the memory of a request."""
 
 from __future__ import annotations
 

@@ -64,6 +64,10 @@ def named(name: str, **data: Any) -> bytes:
     return f"event: {name}\ndata: {json.dumps({'type': name, 'sequence_number': 0, **data})}\n\n".encode()
 
 
+MOST_TOKENS = 10_000_000
+"""So many a key may use in a minute."""
+
+
 class Keeping:
     """A gateway that keeps answers in a real database; its one replica is played by hand."""
 
@@ -77,7 +81,7 @@ class Keeping:
         own = route(most=8, upstream=self.replica)
         own.capabilities = frozenset({"chat", "responses"} if is_native else {"chat"})
         gateway.table.add(own)
-        port = Port(gateway, limits_of(concurrency_per_key=100))
+        port = Port(gateway, limits_of(concurrency_per_key=100, tokens_per_minute_per_key=MOST_TOKENS))
         self.served = Served(gateway, gateway.authenticator, self.replica, port)  # type: ignore[arg-type]
         self.served.keys.identities |= {"bob": BOB, "reader": READER}
         self.spool = folder / "spool"
@@ -838,3 +842,18 @@ async def test_what_was_kept_is_not_streamed_again(make: Make) -> None:
     answer = await at.get(f"{said['id']}?stream=true")
     assert (answer.status, answer.error["param"]) == (400, "stream")
     assert (await at.get(f"{said['id']}?stream=false")).status == 200
+
+
+async def test_all_of_a_conversation_is_paid_for(make: Make) -> None:
+    """And not only what is new: it is what the engine reads. Who may not pay for it holds nothing."""
+    at = make(True)
+    first = await at.answered(input="a word and another " * 1000, max_output_tokens=50)
+    visit = at.ask(previous_response_id=first["id"], input="more", max_output_tokens=10)
+    at.say(await at.asked_again(2), "resp_2")
+    answer = await whole(visit)
+    assert MOST_TOKENS - int(answer.headers[b"x-ratelimit-remaining-tokens"]) > 19_000 / 3
+    most = MOST_TOKENS - 19_000 // 3
+    refused = await whole(at.ask(previous_response_id=first["id"], input="more", max_output_tokens=most))
+    assert (refused.status, refused.error["code"]) == (400, "over_token_limit")
+    assert len(at.replica.opened) == 2
+    at.nothing_is_held()
