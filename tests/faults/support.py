@@ -183,7 +183,11 @@ class Asking:
         names = {"authorization": f"Bearer {key or lab.key}", "content-type": "application/json"}
         self._response: http.client.HTTPResponse | None = None
         self._connection = http.client.HTTPConnection("127.0.0.1", lab.port, timeout=60)
-        self._connection.request("POST", CHAT, json.dumps(body), names | (headers or {}))
+        try:
+            self._connection.request("POST", CHAT, json.dumps(body), names | (headers or {}))
+        except OSError:  # nobody will leave it
+            self._connection.close()
+            raise
 
     def __enter__(self) -> Asking:
         return self
