@@ -59,7 +59,8 @@ def _query(**sought: str | int | datetime | None) -> str:
 
 
 def _line(row: dict[str, Any]) -> list[object]:
-    details = ", ".join(f"{name}: {_words(value)}" for name, value in row["details"].items() if value not in (None, ""))
+    told = {name: value for name, value in row["details"].items() if value not in (None, "", [])}
+    details = ", ".join(f"{name}: {_words(value)}" for name, value in told.items())
     return [row["at"][:19].replace("T", " "), *(row[name] for name in COLUMNS[1:-1]), details]
 
 
