@@ -18,6 +18,8 @@ from firstkit.errors import InvalidRequest, RateLimited
 
 WINDOW_S = 60.0
 BUSY_RETRY_S = 1.0
+KEPT = 2048
+"""So many of a kind are not worth forgetting: most of them will come again."""
 _TINY = 1e-6
 """Beside what floats make of a minute's steps."""
 
@@ -52,12 +54,12 @@ class _Kind:
     """All keys, users or projects, for all of their requests or for those to one model, and what each of them may do: a
     minute's worth at once, then as much as time frees. What is not limited has steps of no length.
 
-    Who is free is forgotten: for each who is new, two that are known are looked at.
+    Who is free is forgotten: where more than KEPT are known, two of them are looked at for each who is new.
     """
 
     __slots__ = (
-        "_names", "_order", "_sentences", "at_a_time", "request_step_s", "requests", "subjects", "token_step_s",
-        "tokens", "who",
+        "_names", "_order", "_sentences", "at_a_time", "request_step_s", "requests", "requests_per_s", "subjects",
+        "token_step_s", "tokens", "tokens_per_s", "who",
     )  # fmt: skip
 
     def __init__(self, limits: AllLimits | ModelLimits, of: str, model: str | None) -> None:
@@ -72,8 +74,8 @@ class _Kind:
         self.who = _WHO[of]
         """Whom a request counts for; nobody where that is empty."""
         self.requests, self.tokens, self.at_a_time = (inf if limit is None else limit for limit in said.values())
-        self.request_step_s = WINDOW_S / self.requests
-        self.token_step_s = WINDOW_S / self.tokens
+        self.request_step_s, self.token_step_s = WINDOW_S / self.requests, WINDOW_S / self.tokens
+        self.requests_per_s, self.tokens_per_s = self.requests / WINDOW_S, self.tokens / WINDOW_S
         self.subjects: dict[str, _Subject] = {}
         self._order: deque[_Subject] = deque()
 
@@ -83,15 +85,19 @@ class _Kind:
 
     def meet(self, who: str, now: float) -> _Subject:
         """Somebody new."""
-        for _ in range(min(2, len(self._order))):
-            other = self._order.popleft()
-            if other.is_free(now):
-                del self.subjects[other.who]
-            else:
-                self._order.append(other)
+        if len(self._order) > KEPT:
+            self._look_at_the_oldest(now)
+            self._look_at_the_oldest(now)
         subject = self.subjects[who] = _Subject(who)
         self._order.append(subject)
         return subject
+
+    def _look_at_the_oldest(self, now: float) -> None:
+        oldest = self._order.popleft()
+        if oldest.is_free(now):
+            del self.subjects[oldest.who]
+        else:
+            self._order.append(oldest)
 
     def refusal(self, unit: str, wait_s: float) -> RateLimited:
         return RateLimited(self._sentences[unit], retry_after_s=wait_s, details={"limit": self._names[unit]})
@@ -201,29 +207,30 @@ class Stay:
     def _count(self, kinds: tuple[_Kind, ...], now: float) -> bool:
         """Count it for those of each kind whom it is of; returns whether that is too much for one of them."""
         latest, is_too_much = now + WINDOW_S + _TINY, False
+        identity, held = self._identity, self._held
         for kind in kinds:
-            if not (who := kind.who(self._identity)):
+            if not (who := kind.who(identity)):
                 continue
             subject = kind.subjects.get(who) or kind.meet(who, now)
-            due = (subject.requests_due if subject.requests_due > now else now) + kind.request_step_s
-            subject.requests_due = due
-            subject.running += 1
-            if due > latest or subject.running > kind.at_a_time:
+            due = subject.requests_due
+            subject.requests_due = due = (due if due > now else now) + kind.request_step_s
+            subject.running = running = subject.running + 1
+            if due > latest or running > kind.at_a_time:
                 is_too_much = True
-            self._held.append((kind, subject))
+            held.append((kind, subject))
         return is_too_much
 
     def _count_tokens(self, estimate: Estimate, now: float) -> bool:
-        """The same for the tokens that it may need; raises OverLimit, and then none is counted."""
-        tokens = estimate.tokens
-        costs = [tokens if tokens <= kind.tokens else kind.cut(estimate) for kind, _ in self._held]
+        """The same for the tokens that it may need; raises OverLimit, and then some are counted."""
+        tokens, costs = estimate.tokens, self._costs
         latest, is_too_much = (now + WINDOW_S + _TINY if tokens else inf), False
-        for (kind, subject), cost in zip(self._held, costs, strict=True):
-            due = (subject.tokens_due if subject.tokens_due > now else now) + cost * kind.token_step_s
-            subject.tokens_due = due
+        for kind, subject in self._held:
+            cost = tokens if tokens <= kind.tokens else kind.cut(estimate)
+            costs.append(cost)
+            due = subject.tokens_due
+            subject.tokens_due = due = (due if due > now else now) + cost * kind.token_step_s
             if due > latest:
                 is_too_much = True
-        self._costs = costs
         return is_too_much
 
     def _refusal(self, came_in: int, now: float) -> RateLimited:
@@ -267,25 +274,23 @@ def _headers(lines: bytes) -> tuple[tuple[bytes, bytes], ...]:
 def _lines(held: _Held, now: float) -> bytes:
     """The limit of requests that is the nearest, and that of tokens, as OpenAI tells them:
     https://platform.openai.com/docs/guides/rate-limits."""
-    requests, tokens = (inf, 0.0, 0.0), (inf, 0.0, 0.0)
+    end, requests, tokens = now + WINDOW_S, (inf, inf, 0.0), (inf, inf, 0.0)
     for kind, subject in held:
-        if kind.request_step_s:
-            due = subject.requests_due
-            reset_s = due - now if due > now else 0.0
-            left = (WINDOW_S - reset_s) / kind.request_step_s
-            if left < requests[0]:
-                requests = left, kind.requests, reset_s
-        if kind.token_step_s:
-            due = subject.tokens_due
-            reset_s = due - now if due > now else 0.0
-            left = (WINDOW_S - reset_s) / kind.token_step_s
-            if left < tokens[0]:
-                tokens = left, kind.tokens, reset_s
-    return _told(_OF_REQUESTS, *requests) + _told(_OF_TOKENS, *tokens)
+        due = subject.requests_due
+        left = (end - (due if due > now else now)) * kind.requests_per_s
+        if left < requests[0]:
+            requests = left, kind.requests, due
+        due = subject.tokens_due
+        left = (end - (due if due > now else now)) * kind.tokens_per_s
+        if left < tokens[0]:
+            tokens = left, kind.tokens, due
+    return _told(_OF_REQUESTS, *requests, now) + _told(_OF_TOKENS, *tokens, now)
 
 
-def _told(lines: bytes, left: float, limit: float, reset_s: float) -> bytes:
-    return lines % (limit, left + _TINY if left > 0 else 0, reset_s) if limit else b""
+def _told(lines: bytes, left: float, limit: float, due: float, now: float) -> bytes:
+    if limit == inf:
+        return b""
+    return lines % (limit, int(left + _TINY) if left > 0 else 0, due - now if due > now else 0.0)
 
 
 _OF_REQUESTS = (
