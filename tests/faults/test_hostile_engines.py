@@ -365,7 +365,6 @@ def test_retries_have_a_budget() -> None:
             answers = [ask(lab, stream=False) for _ in range(many)]
     retries = failing.stats.requests + good.stats.requests - many
     failures = failing.stats.requests - failing.stats.completed
-    assert failures > many / 4
     assert many / 10 <= retries <= many / 10 + 11
     assert [answer.status for answer in answers].count(502) == failures - retries
     assert {answer.status for answer in answers} == {200, 502}

@@ -61,6 +61,17 @@ class Person:
         return json.loads(self.run(*arguments, "--json"))
 
 
+def _address(command: subprocess.Popen[str]) -> str:
+    """Where ``first login`` sends people to."""
+    assert command.stderr is not None
+    said = ""
+    while not (found := re.search(r"http://\S+", said)):
+        line = command.stderr.readline()
+        assert line, f"it ended without an address: {said}"
+        said += line
+    return found[0]
+
+
 @dataclass
 class Site:
     """A gateway that knows people by Globus, and that Globus."""
@@ -75,14 +86,9 @@ class Site:
     def log_in(self, person: Person, identity: Identity) -> str:
         """``first login``, with somebody at the browser; what it says."""
         command = person.begin("login", "--server", self.lab.base_url)
-        assert command.stderr is not None
-        said = ""
-        while not (found := re.search(r"http://\S+", said)):
-            line = command.stderr.readline()
-            assert line, "it ended without an address"
-            said += line
+        address = _address(command)
         self.cloud.visitor = self.cloud.log_in(identity)
-        page = httpx.get(found[0], follow_redirects=False)
+        page = httpx.get(address, follow_redirects=False)
         assert page.status_code in (302, 303), page.text
         [code] = parse_qs(urlsplit(page.headers["location"]).query)["code"]
         out, err = command.communicate(f"{code}\n", timeout=60)
@@ -196,9 +202,7 @@ def test_whom_nobody_admits(site: Site, tmp_path: Path) -> None:
     mallory = site.cloud.add_identity("ada@lab.gov.evil.org", str(uuid4()))
     person = Person(tmp_path, site.cloud.environ)
     command = person.begin("login", "--server", site.lab.base_url)
-    assert command.stderr is not None
-    command.stderr.readline()
-    address = command.stderr.readline().strip()
+    address = _address(command)
     site.cloud.visitor = site.cloud.log_in(mallory)
     page = httpx.get(address, follow_redirects=False)
     [code] = parse_qs(urlsplit(page.headers["location"]).query)["code"]
@@ -249,13 +253,7 @@ def lab_of(provider: RealProvider, database_url: str) -> Iterator[Lab]:
 def test_by_another_provider(lab_of: Lab, tmp_path: Path, way: tuple[str, ...]) -> None:
     person = Person(tmp_path, {"BROWSER": "true"})
     command = person.begin("login", "--server", lab_of.base_url, *way)
-    assert command.stderr is not None
-    said = ""
-    while not (found := re.search(r"http://\S+", said)):
-        line = command.stderr.readline()
-        assert line, "it ended without an address"
-        said += line
-    page = log_in(found[0], "alice")
+    page = log_in(_address(command), "alice")
     if way:
         assert page.text == "You may close this page.\n"
     out, err = command.communicate(timeout=60)

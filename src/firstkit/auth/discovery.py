@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from firstkit.auth.jwks import Keys, read_keys
-from firstkit.auth.provider_http import ProviderHttp, is_private
+from firstkit.auth.oauth import is_private
+from firstkit.auth.provider_http import ProviderHttp
 from firstkit.clock import monotonic
 from firstkit.errors import ProviderUnavailable
 

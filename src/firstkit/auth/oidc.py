@@ -12,8 +12,9 @@ from firstkit.auth.authority import Vouched
 from firstkit.auth.claims import Rules, check_access_token, check_introspection, vouched_for
 from firstkit.auth.discovery import PAUSE_S, Issuer, Provider
 from firstkit.auth.jwks import Signed, UnknownKey, unproven
+from firstkit.auth.oauth import is_private
 from firstkit.auth.oauth_client import OAuthClient
-from firstkit.auth.provider_http import ProviderHttp, is_private
+from firstkit.auth.provider_http import ProviderHttp
 from firstkit.auth.secret_file import read_secret
 from firstkit.auth.tokens import LONGEST, OURS
 from firstkit.clock import monotonic

@@ -33,6 +33,7 @@ MOST_CLAIMED = 500
 """How many projects of one user a provider may tell; each becomes a row."""
 SEEN_EVERY_S = 300.0
 """How old the time of the last login may be in the store: not every request is written down."""
+SHUT_OUT = "This user is shut out; ask the operators."
 _TRIES = 3
 """How often a login is written when another process writes the same at the same time."""
 
@@ -97,7 +98,7 @@ class People:
     async def _news(self, conn: AsyncConnection, row: Row[Any], told: Told) -> dict[str, Any]:
         """The columns of a user that are to be changed; raises LoginRefused."""
         if row.disabled_at is not None:
-            raise LoginRefused("This user is shut out; ask the operators.")
+            raise LoginRefused(SHUT_OUT)
         news = {name: value for name, value in told.columns.items() if getattr(row, name) != value}
         seen_every_s = min(SEEN_EVERY_S, self.rules.auth.personal_keys.login_within / 10)
         if row.seen_at is None or not 0 <= (told.at - row.seen_at).total_seconds() < seen_every_s:

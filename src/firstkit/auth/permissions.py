@@ -59,7 +59,7 @@ class ProjectNotFound(NotFound):
     """There is no such project, or you do not belong to it."""
 
     code = "project_not_found"
-    is_denial = True
+    is_denial = True  # whether or not there is such a project: for strangers that is not looked up
 
 
 class ProjectRequired(InvalidRequest):
@@ -105,9 +105,14 @@ class Identity:
     models: frozenset[str] | None = None
 
     @property
+    def has_key(self) -> bool:
+        """Whether they came with an API key."""
+        return len(self.key_prefix) == 12
+
+    @property
     def limited_by(self) -> str:
         """What limits of a key count for: the key, or all logins of one kind of a user."""
-        return self.key_prefix if len(self.key_prefix) == 12 else f"{self.key_prefix}:{self.user_id}"
+        return self.key_prefix if self.has_key else f"{self.key_prefix}:{self.user_id}"
 
     @property
     def projects(self) -> frozenset[str]:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 from firstkit.auth.authority import Authority
 from firstkit.auth.memory import Recent
-from firstkit.auth.people import People, person_of
+from firstkit.auth.people import SHUT_OUT, People, person_of
 from firstkit.auth.permissions import Identity
 from firstkit.auth.standing import Key, Standing, key_identity, login_identity
 from firstkit.auth.tokens import is_session, parse_key
@@ -22,7 +22,6 @@ from firstkit.store.database import Database
 
 PROVIDER_S = 20.0
 """How long an identity provider may take; after that it does not answer."""
-SHUT_OUT = "This user is shut out; ask the operators."
 
 
 class Found(NamedTuple):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import logging
 import os
@@ -15,6 +14,7 @@ from urllib.parse import urlencode, urlsplit
 from firstkit.auth.claims import check_id_token
 from firstkit.auth.discovery import Issuer, Provider
 from firstkit.auth.jwks import Signed, UnknownKey, unproven
+from firstkit.auth.oauth import base64url, challenge_of
 from firstkit.auth.oauth_client import OAuthClient
 from firstkit.auth.provider_http import ProviderHttp
 from firstkit.auth.secret_file import read_secret
@@ -76,7 +76,7 @@ class WebLogin:
             "scope": " ".join(self._terms.scopes),
             "state": secrets.state,
             "nonce": secrets.nonce,
-            "code_challenge": _base64url(hashlib.sha256(secrets.verifier.encode()).digest()),
+            "code_challenge": challenge_of(secrets.verifier),
             "code_challenge_method": "S256",
         }
         url = provider.endpoint("authorization_endpoint")
@@ -170,7 +170,7 @@ def check_hash(signed: Signed, tokens: Iterable[str]) -> None:
     if said is None or make is None:
         return
     wholes = [make(token.encode()).digest() for token in tokens]
-    if str(said) not in [_base64url(whole[: len(whole) // 2]) for whole in wholes]:
+    if str(said) not in [base64url(whole[: len(whole) // 2]) for whole in wholes]:
         raise Unauthenticated("The ID token belongs to another access token.")
 
 
@@ -178,7 +178,3 @@ def _grants(body: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The tokens in an answer: Globus gives one for each service, the others in a list of their own."""
     others = body.get("other_tokens")
     return [body, *(each for each in others if isinstance(each, dict))] if isinstance(others, list) else [body]
-
-
-def _base64url(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).decode().rstrip("=")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import http.client
 import json
@@ -49,23 +50,29 @@ def fetch(state_dir: Path, path: str, body: dict[str, Any] | None = None) -> byt
     connection = http.client.HTTPConnection("localhost", timeout=PATIENCE_S)
     try:
         connection.sock = _connect(state_dir / SOCKET)
-        if body is None:
-            connection.request("GET", path)
-        else:
-            headers = {"content-type": "application/json", "x-first-actor": re.sub("[^ -~]", "?", actor())}
-            connection.request("POST", path, json.dumps(body), headers)
-        answer = connection.getresponse()
-        content = answer.read()
+        return exchange(connection, path, {"x-first-actor": re.sub("[^ -~]", "?", actor())}, body)
     except PermissionError as exc:
         raise SocketForbidden(f"the gateway's socket {state_dir / SOCKET} may not be opened by you.") from exc
     except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError) as exc:
         raise NotRunning(f"the gateway is not running (state directory {state_dir}).") from exc
     except (OSError, http.client.HTTPException) as exc:
         raise GatewayAway(f"the gateway does not answer: {exc or type(exc).__name__}.") from exc
-    finally:
-        connection.close()
+
+
+def exchange(
+    connection: http.client.HTTPConnection, path: str, headers: dict[str, str], body: dict[str, Any] | None
+) -> bytes:
+    """The answer to ``GET path``, or to ``POST path`` with a body, on a connection that is closed then. Raises OSError,
+    HTTPException; Refusal when the answer is an error."""
+    with contextlib.closing(connection):
+        if body is None:
+            connection.request("GET", path, headers=headers)
+        else:
+            connection.request("POST", path, json.dumps(body), {**headers, "content-type": "application/json"})
+        answer = connection.getresponse()
+        content = answer.read()
     if answer.status not in (http.client.OK, http.client.CREATED):
-        raise Refusal(answer.status, message_in(content) or f"the gateway answered {answer.status}.")
+        raise Refusal(answer.status, _message(content) or f"the gateway answered {answer.status}.")
     return content
 
 
@@ -99,7 +106,7 @@ def _connect(path: Path) -> socket.socket:
     return connection
 
 
-def message_in(body: bytes) -> str:
+def _message(body: bytes) -> str:
     """The sentence in an error of ours; empty where there is none."""
     try:
         return str(json.loads(body)["error"]["message"])

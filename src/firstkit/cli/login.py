@@ -90,7 +90,7 @@ def _print_token(server: str | None) -> None:
 
 def _method(base_url: str, provider: str | None) -> dict[str, Any]:
     """How one logs in at a gateway, as it tells itself."""
-    from firstkit.cli.oidc_login import is_private
+    from firstkit.auth.oauth import is_private
     from firstkit.cli.remote import Remote
 
     if not is_private(base_url):

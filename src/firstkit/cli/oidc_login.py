@@ -5,8 +5,6 @@ The device flow is RFC 8628; the one with a browser on this machine RFC 8252, wi
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import secrets
 import sys
 import time
@@ -16,13 +14,13 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
+from firstkit.auth.oauth import challenge_of, is_private
 from firstkit.errors import FirstError
 
 PATIENCE_S = 20.0
 LOGIN_S = 600.0
 """So long somebody may take to log in."""
 DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 class LoginFailed(FirstError):
@@ -92,7 +90,6 @@ def by_device(provider: Provider, tell: Callable[[str], None], sleep: Callable[[
 def by_browser(provider: Provider, tell: Callable[[str], None], open_page: Callable[[str], object]) -> Tokens:
     """Log in with a browser on this machine, which comes back to a port of ours."""
     verifier, state = secrets.token_urlsafe(48), secrets.token_urlsafe(48)
-    challenge = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).decode().rstrip("=")
     with _Listener(state) as listener:
         asked = {
             "response_type": "code",
@@ -101,7 +98,7 @@ def by_browser(provider: Provider, tell: Callable[[str], None], open_page: Calla
             "scope": provider.scopes,
             "audience": provider.audience,
             "state": state,
-            "code_challenge": challenge,
+            "code_challenge": challenge_of(verifier),
             "code_challenge_method": "S256",
             "prompt": "consent",  # without it some providers give no refresh token
         }
@@ -190,12 +187,6 @@ class _Listener:
                 """Nothing: what it would print holds the code."""
 
         return Handler
-
-
-def is_private(address: str) -> bool:
-    """Whether nobody else can read what is sent to an address."""
-    parsed = urlsplit(address)
-    return parsed.scheme == "https" or (parsed.scheme == "http" and parsed.hostname in _LOOPBACK)
 
 
 def _check_address(address: str) -> None:

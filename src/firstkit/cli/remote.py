@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from firstkit.cli import saved_login
-from firstkit.cli.admin import PATIENCE_S, GatewayAway, Refusal, message_in
+from firstkit.cli.admin import PATIENCE_S, GatewayAway, exchange
 from firstkit.cli.common import fail
 from firstkit.cli.oidc_login import LoginFailed
 from firstkit.cli.saved_login import Login
@@ -31,21 +31,11 @@ class Remote:
         """The answer to ``GET path``, or to ``POST path`` with a body. Raises GatewayAway, Refusal."""
         parsed = urlsplit(self.base_url)
         connection = _connection(parsed.scheme, str(parsed.hostname), parsed.port)
-        headers = {"authorization": f"Bearer {self.token}", "content-type": "application/json"}
-        prefix = parsed.path.removesuffix("/v1")
+        headers = {"authorization": f"Bearer {self.token}"}
         try:
-            data = None if body is None else json.dumps(body)
-            connection.request("GET" if body is None else "POST", prefix + path, data, headers)
-            answer = connection.getresponse()
-            content = answer.read()
+            return json.loads(exchange(connection, parsed.path.removesuffix("/v1") + path, headers, body))
         except (OSError, http.client.HTTPException) as exc:
             raise GatewayAway(f"{parsed.netloc} does not answer: {exc or type(exc).__name__}.") from exc
-        finally:
-            connection.close()
-        if answer.status not in (http.client.OK, http.client.CREATED):
-            raise Refusal(answer.status, message_in(content) or f"the gateway answered {answer.status}.")
-        try:
-            return json.loads(content)
         except ValueError as exc:
             raise GatewayAway(f"{parsed.netloc} answers, but not as FIRST does.") from exc
 

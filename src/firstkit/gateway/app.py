@@ -13,7 +13,6 @@ from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
 
 from firstkit import __version__
-from firstkit.auth.permissions import Identity
 from firstkit.auth.permissions import Scope as KeyScope
 from firstkit.errors import ApiError, InvalidRequest, MethodNotAllowed, NotFound
 from firstkit.gateway import (
@@ -33,10 +32,11 @@ from firstkit.gateway import (
     usage,
     users,
 )
+from firstkit.gateway.acts import note_denial
 from firstkit.gateway.guard import error_head_and_body
 from firstkit.gateway.identity import needs
 from firstkit.gateway.paths import spoken_at
-from firstkit.gateway.state import Gateway, gateway_of
+from firstkit.gateway.state import Gateway
 
 _DESCRIPTION = (
     "FIRST, the Federated Inference Resource Scheduling Toolkit: models that run as jobs on batch-scheduled clusters, "
@@ -110,20 +110,12 @@ def _assets() -> dict[str, Path]:
 async def _api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)  # noqa: S101 - registered for this class
     if error.is_denial:
-        _note_denial(request, error)
+        note_denial(request, error)
     dialect = spoken_at(request.scope["path"])
     headers, body = error_head_and_body(error, dialect.error(error, ""))
     response = Response(body, status_code=dialect.status(error))
     response.raw_headers = headers
     return response
-
-
-def _note_denial(request: Request, error: ApiError) -> None:
-    forwarded = (value.encode("latin-1") for value in request.headers.getlist("x-forwarded-for"))
-    found = getattr(request.state, "identity", None)
-    identity = found if isinstance(found, Identity) else None
-    what = f"{request.method} {request.scope['path']}"
-    gateway_of(request).denied(error, identity, what, request.scope.get("client"), forwarded)
 
 
 async def _fault(_: Request, error: Exception) -> Response:

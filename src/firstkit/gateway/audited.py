@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Query, Request
 
 from firstkit.auth.permissions import Scope
 from firstkit.gateway.identity import needs
+from firstkit.gateway.moments import Moment
 from firstkit.gateway.state import gateway_of
 from firstkit.store.audit import Sought, find
 
@@ -23,8 +23,8 @@ def install(app: FastAPI) -> None:
 @router.get("/audit")
 async def audit_log(
     request: Request,
-    since: datetime | None = None,
-    until: datetime | None = None,
+    since: Moment | None = None,
+    until: Moment | None = None,
     actor: str | None = None,
     action: str | None = None,
     subject: str | None = None,
@@ -32,14 +32,9 @@ async def audit_log(
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> dict[str, Any]:
     """What administrators did and what was denied, the newest first; go on by `before`, the id of the last one."""
-    sought = Sought(_utc(since), _utc(until), actor, action, subject, before)
+    sought = Sought(since, until, actor, action, subject, before)
     gateway = gateway_of(request)
     await gateway.audit.write()
     async with gateway.db.read() as conn:
         found = await find(conn, sought, limit + 1)
     return {"data": [entry.as_row() for entry in found[:limit]], "has_more": len(found) > limit}
-
-
-def _utc(moment: datetime | None) -> datetime | None:
-    """Times without a zone are taken as UTC."""
-    return moment and (moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment)

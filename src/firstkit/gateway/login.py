@@ -11,10 +11,10 @@ from starlette.responses import Response
 from firstkit.config import Auth
 from firstkit.errors import ApiError, Unauthenticated
 from firstkit.gateway import login_pages as pages
+from firstkit.gateway.acts import head_of, note_denial, source_of
 from firstkit.gateway.admin import OPEN
 from firstkit.gateway.doors import COOKIE, check_origin, cookie_name, cookie_of
 from firstkit.gateway.logins import HOME, LIMIT_S, Answer, Logins, NoBrowserLogin, own_path
-from firstkit.gateway.request import RequestHead
 from firstkit.gateway.state import gateway_of
 
 LOGIN_COOKIE = "first_login"
@@ -92,7 +92,7 @@ async def _login(request: Request, provider: str | None, return_to: str) -> Resp
         raise NoBrowserLogin
     if provider is None:
         return pages.choice(logins.providers, own_path(return_to))
-    begun = await logins.begin(provider, return_to, _source_of(request))
+    begun = await logins.begin(provider, return_to, source_of(request))
     response = pages.redirect(begun.address)
     _set_cookie(request, response, LOGIN_COOKIE, begun.browser, LIMIT_S)
     return response
@@ -100,7 +100,7 @@ async def _login(request: Request, provider: str | None, return_to: str) -> Resp
 
 async def _callback(request: Request, answer: Answer) -> Response:
     gateway, browser = gateway_of(request), _cookie(request, LOGIN_COOKIE)
-    ended = await _logins_of(request).end(answer, browser, _cookie(request, COOKIE), _source_of(request))
+    ended = await _logins_of(request).end(answer, browser, _cookie(request, COOKIE), source_of(request))
     response = pages.redirect(f"{gateway.config.server.public_url}{ended.return_to}")
     _set_cookie(request, response, LOGIN_COOKIE, "", 0)
     _set_cookie(request, response, COOKIE, ended.token, gateway.config.auth.session)
@@ -109,7 +109,7 @@ async def _callback(request: Request, answer: Answer) -> Response:
 
 async def _account(request: Request) -> Response:
     try:
-        return pages.account(await gateway_of(request).identify(_head_of(request)))
+        return pages.account(await gateway_of(request).identify(head_of(request)))
     except Unauthenticated:
         return pages.redirect("login")
 
@@ -118,8 +118,8 @@ async def _logout(request: Request) -> Response:
     token = _cookie(request, COOKIE)
     response = pages.redirect("login")
     if token is not None:
-        check_origin(_head_of(request), gateway_of(request).config.server.public_url)
-        await _logins_of(request).log_out(token, _source_of(request))
+        check_origin(head_of(request), gateway_of(request).config.server.public_url)
+        await _logins_of(request).log_out(token, source_of(request))
         _set_cookie(request, response, COOKIE, "", 0)
     return response
 
@@ -129,8 +129,7 @@ async def _page(request: Request, work: Awaitable[Response]) -> Response:
     try:
         return await work
     except ApiError as error:
-        what = f"{request.method} {request.scope['path']}"
-        gateway_of(request).denied(error, None, what, request.client, _head_of(request).values(b"x-forwarded-for"))
+        note_denial(request, error)
         return pages.refused(error)
 
 
@@ -149,15 +148,7 @@ def _set_cookie(request: Request, response: Response, name: str, value: str, lif
 
 
 def _cookie(request: Request, name: str) -> str | None:
-    return cookie_of(_head_of(request), cookie_name(name, gateway_of(request).config.server.public_url))
-
-
-def _head_of(request: Request) -> RequestHead:
-    return RequestHead(request.method, request.scope["path"], request.scope["headers"])
-
-
-def _source_of(request: Request) -> str:
-    return gateway_of(request).sources.of(request.client, _head_of(request).values(b"x-forwarded-for"))
+    return cookie_of(head_of(request), cookie_name(name, gateway_of(request).config.server.public_url))
 
 
 def _logins_of(request: Request) -> Logins:

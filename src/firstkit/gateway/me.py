@@ -55,13 +55,12 @@ def install(app: FastAPI) -> None:
 async def whoami(request: Request) -> dict[str, Any]:
     """Who you are, how you came, and what you may do."""
     identity = identity_of(request)
-    came_by = "api_key" if _has_key(identity) else identity.key_prefix
     return {
         "object": "user",
         "id": identity.user_id,
         "name": identity.user_name,
-        "came_by": came_by,
-        "key": f"first-{identity.key_prefix}" if _has_key(identity) else None,
+        "came_by": "api_key" if identity.has_key else identity.key_prefix,
+        "key": f"first-{identity.key_prefix}" if identity.has_key else None,
         "project": identity.project_name or None,
         "projects": [standing(identity, each) for each in identity.memberships],
         "roles": [role.value for role in Role if role in identity.roles],
@@ -128,10 +127,6 @@ def _seen(gateway: Gateway, models: list[str] | None, identities: list[Identity]
         who = next((each for each in identities if gateway.reach.sees(each, name)), identities[0])
         found.append(gateway.canonical(model, who))
     return None if models is None else found
-
-
-def _has_key(identity: Identity) -> bool:
-    return len(identity.key_prefix) == 12
 
 
 async def _longest_s(gateway: Gateway, identity: Identity) -> float:

@@ -126,9 +126,7 @@ def membership(identity: Identity, name: str) -> Membership | None:
     """What ``identity`` is to a project; None: an operator who does not belong to it. Raises ProjectNotFound."""
     own = next((each for each in identity.memberships if each.project == name), None)
     if own is None and Scope.ADMIN.value not in identity.scopes:
-        error = ProjectNotFound(f"There is no project '{name[:100]}', or you do not belong to it.")
-        error.is_denial = True  # whether or not there is such a project: for strangers that is not looked up
-        raise error
+        raise ProjectNotFound(f"There is no project '{name[:100]}', or you do not belong to it.")
     return own
 
 

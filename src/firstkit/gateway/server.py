@@ -200,7 +200,10 @@ class Process:
         _settle_memory()
         logger.info("listening on %s", self.config.server.listen, extra={"action": "listen"})
         admin_listener = _listen_unix(str(self.config.server.path("admin.sock")))
-        await asyncio.gather(public.serve(many_times(listener)), admin.serve([admin_listener]))
+        try:
+            await asyncio.gather(public.serve(many_times(listener)), admin.serve([admin_listener]))
+        finally:
+            await app.state.logins.close()
 
     # -- the controller's end ----------------------------------------------------------------------------------
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from itertools import islice
 from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
 from fastapi import APIRouter, FastAPI, Query, Request
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response, StreamingResponse
 
 from firstkit.accounting.exports import NODE_HOUR_NOTE, csv_lines, node_hour_columns, usage_columns
@@ -21,6 +20,7 @@ from firstkit.accounting.served import known_project_id
 from firstkit.auth.permissions import Scope
 from firstkit.errors import InvalidRequest
 from firstkit.gateway.identity import identity_of, needs
+from firstkit.gateway.moments import Moment
 from firstkit.gateway.state import gateway_of
 
 AT_ONCE = 200
@@ -38,17 +38,6 @@ def install(app: FastAPI) -> None:
     """Add the routes to ``app``."""
     app.include_router(own)
     app.include_router(everybodys)
-
-
-def _utc(moment: datetime) -> datetime:
-    """Times without a zone are taken as UTC."""
-    try:
-        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-    except OverflowError:
-        raise ValueError("not between the years 1 and 9999") from None
-
-
-Moment = Annotated[datetime, AfterValidator(_utc)]
 
 
 class Row(Protocol):

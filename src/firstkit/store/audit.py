@@ -11,7 +11,7 @@ from sqlalchemy import insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from firstkit.clock import now
-from firstkit.store.tables import audit
+from firstkit.store.tables import audit, storable
 
 DENIED = "denied"
 """The action of all that somebody was refused."""
@@ -94,11 +94,6 @@ async def find(conn: AsyncConnection, sought: Sought, limit: int) -> list[Entry]
         if value is not None:
             query = query.where(column == storable(value))
     return [Entry(**row) for row in (await conn.execute(query)).mappings()]
-
-
-def storable(text: str) -> str:
-    """``text`` without NULs and halves of characters, which not every database takes."""
-    return text.replace("\0", "").encode("utf-8", "replace").decode()
 
 
 def _values(entry: Entry) -> dict[str, Any]:

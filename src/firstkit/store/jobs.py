@@ -11,12 +11,12 @@ from typing import Any, TypeVar
 from sqlalchemy import ColumnElement, Select, Table, and_, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from firstkit.clock import now
 from firstkit.ids import digest
 from firstkit.schedulers.scheduler import Resources
 from firstkit.states import LIVE_JOB_STATES, LIVE_REPLICA_STATES, JobState, ReplicaState, earlier_states
+from firstkit.store.audit import note
 from firstkit.store.database import Database
-from firstkit.store.tables import audit, jobs, observations, replicas
+from firstkit.store.tables import jobs, observations, replicas
 from firstkit.wire import from_dict, to_dict
 
 REMEMBERED = 20
@@ -353,8 +353,7 @@ async def admit_pilot(db: Database, job_id: str, secret: str, token: str) -> Ref
             bound = await conn.execute(update(jobs).where(is_unbound).values(secret_sha256=digest(secret)))
             refusal = None if bound.rowcount == 1 else _USED
         if refusal is not None:
-            row = {"at": now(), "actor": "pilot", "action": "pilot.refuse", "subject": job_id[:300]}
-            await conn.execute(insert(audit).values(**row, details={"reason": refusal.reason}))
+            await note(conn, "pilot", "pilot.refuse", job_id, {"reason": refusal.reason})
     return refusal
 
 

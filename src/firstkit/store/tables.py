@@ -41,17 +41,19 @@ metadata = MetaData(
 )
 
 
+def storable(text: str) -> str:
+    """``text`` without NULs and halves of characters, which not every database takes."""
+    return text.replace("\0", "").encode("utf-8", "replace").decode()
+
+
 class Words(TypeDecorator[str]):
-    """What others wrote (engines, pilots, schedulers): without NULs and halves of characters, which not every database
-    takes."""
+    """What others wrote (engines, pilots, schedulers), as far as it can be stored."""
 
     impl = Text
     cache_ok = True
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:  # noqa: ARG002
-        if value is None:
-            return None
-        return value.replace("\0", "").encode("utf-8", "replace").decode()
+        return None if value is None else storable(value)
 
 
 class UtcTime(TypeDecorator[datetime]):

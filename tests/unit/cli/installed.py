@@ -25,8 +25,8 @@ class Installed:
     """One installation, that need not run."""
 
     def __init__(self, folder: Path, database_url: str, monkeypatch: pytest.MonkeyPatch, **sections: Any) -> None:
-        """``sections``: of the configuration, beside the one model that has to be there."""
-        self._folder = folder
+        """``sections``: of the configuration, beside or instead of the one model that has to be there."""
+        self.folder = folder
         self._monkeypatch = monkeypatch
         self.listen = f"127.0.0.1:{free_port()}"
         self.config = folder / "first.yaml"
@@ -53,20 +53,20 @@ class Installed:
 
     def _answers(self) -> bool:
         try:
-            return fetch(self._folder, "/health") != b""
+            return fetch(self.folder, "/health") != b""
         except GatewayAway:
             return False
 
     def log_in(self, token: str) -> None:
         """From now on there is no configuration, but a login: any token that the gateway takes does for one."""
         for name in ("HOME", "XDG_STATE_HOME", "XDG_CONFIG_HOME"):
-            self._monkeypatch.setenv(name, str(self._folder / "home"))
+            self._monkeypatch.setenv(name, str(self.folder / "home"))
         self._monkeypatch.delenv("FIRST_CONFIG")
         saved_login.save(Login(f"http://{self.listen}/v1", "oidc", "", "", token, time.time() + 3600))
 
 
 def first(*arguments: str, status: int = 0) -> Result:
     """Run a command; fails unless it ends with ``status``."""
-    result = CliRunner().invoke(build(("keys", "projects", "users")), arguments)
+    result = CliRunner().invoke(build(("budgets", "keys", "projects", "usage", "users")), arguments)
     assert result.exit_code == status, result.output
     return result

@@ -5,43 +5,31 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from sqlalchemy import insert
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from firstkit.accounting.terms import terms_of
 from firstkit.cli import budgets as module
-from firstkit.cli.admin import GatewayAway, fetch
-from firstkit.cli.commands import build
 from firstkit.clock import now
 from firstkit.store import tables
 from firstkit.store.database import Database
-from lab import free_port, wait_for
+from lab import wait_for
+from unit.cli.installed import Installed, first
 from usage_entries import usage_entry
 
 
 @pytest.fixture
-def config(folder: Path, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The configuration of a FIRST that does not run, with a budget in it, whose store knows ada and her project."""
-    path = folder / "first.yaml"
+def installed(folder: Path, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Installed:
+    """It has a budget in its configuration, and its store knows ada and her project."""
     engine = {"kind": "command", "argv": ["x"]}
-    content = {
-        "server": {"state_dir": str(folder), "database": database_url, "listen": f"127.0.0.1:{free_port()}"},
-        "clusters": {"here": {}},
-        "models": {"m": {"aliases": ["mini"], "deployments": [{"cluster": "here", "engine": engine}]}},
-        "budgets": [{"each": "user", "tokens": 1000, "period": "total"}],
-    }
-    path.write_text(yaml.safe_dump(content))
-    monkeypatch.setenv("FIRST_CONFIG", str(path))
+    models = {"m": {"aliases": ["mini"], "deployments": [{"cluster": "here", "engine": engine}]}}
+    budgets = [{"each": "user", "tokens": 1000, "period": "total"}]
     asyncio.run(_fill(database_url))
-    return path
+    return Installed(folder, database_url, monkeypatch, models=models, budgets=budgets)
 
 
 async def _fill(database_url: str) -> None:
@@ -56,32 +44,8 @@ async def _fill(database_url: str) -> None:
     await db.close()
 
 
-@pytest.fixture(params=["gateway", "no gateway"])
-def either(request: pytest.FixtureRequest, config: Path) -> Iterator[None]:
-    """That FIRST, with its gateway running and without."""
-    if request.param == "no gateway":
-        yield
-        return
-    command = [sys.executable, "-m", "firstkit.gateway", "--config", str(config)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as gateway:
-        try:
-            wait_for("the gateway answers", lambda: _answers(config.parent))
-            yield
-        finally:
-            gateway.terminate()
-
-
-def _answers(state_dir: Path) -> bool:
-    try:
-        return fetch(state_dir, "/health") != b""
-    except GatewayAway:
-        return False
-
-
 def _first(*arguments: str, status: int = 0) -> Result:
-    result = CliRunner().invoke(build(("budgets",)), ("budgets", *arguments))
-    assert result.exit_code == status, result.output
-    return result
+    return first("budgets", *arguments, status=status)
 
 
 def _listed() -> list[dict[str, Any]]:

@@ -5,92 +5,38 @@ from __future__ import annotations
 import asyncio
 import csv
 import json
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from io import StringIO
-from pathlib import Path
 
 import pytest
-import yaml
 from sqlalchemy import insert, select
-from typer.testing import CliRunner, Result
 
 from firstkit.auth import api_keys
 from firstkit.auth.api_keys import parse_key
-from firstkit.cli import saved_login
-from firstkit.cli.admin import GatewayAway, fetch
-from firstkit.cli.commands import build
-from firstkit.cli.saved_login import Login
 from firstkit.schedulers.scheduler import Resources
 from firstkit.store import tables
 from firstkit.store.database import Database
 from firstkit.store.jobs import Charge, NewReplica, add_job, add_replicas, note_job
-from lab import free_port, wait_for
+from unit.cli.installed import Installed, first
 from usage_entries import usage_entry
 
 
-@pytest.fixture
-def config(folder: Path, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The configuration of a FIRST that does not run."""
-    path = folder / "first.yaml"
-    engine = {"kind": "command", "argv": ["x"]}
-    content = {
-        "server": {"state_dir": str(folder), "database": database_url, "listen": f"127.0.0.1:{free_port()}"},
-        "clusters": {"here": {}},
-        "models": {"m": {"deployments": [{"cluster": "here", "engine": engine}]}},
-    }
-    path.write_text(yaml.safe_dump(content))
-    monkeypatch.setenv("FIRST_CONFIG", str(path))
-    return path
-
-
-@pytest.fixture(params=["gateway", "no gateway"])
-def either(request: pytest.FixtureRequest, config: Path) -> Iterator[None]:
-    """That FIRST, with its gateway running and without."""
-    if request.param == "no gateway":
-        yield
-        return
-    command = [sys.executable, "-m", "firstkit.gateway", "--config", str(config)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as gateway:
-        try:
-            wait_for("the gateway answers", lambda: _answers(config.parent))
-            yield
-        finally:
-            gateway.terminate()
-
-
-def _answers(state_dir: Path) -> bool:
-    try:
-        return fetch(state_dir, "/health") != b""
-    except GatewayAway:
-        return False
-
-
-def _first(*arguments: str, status: int = 0) -> Result:
-    result = CliRunner().invoke(build(("keys", "usage")), arguments)
-    assert result.exit_code == status, result.output
-    return result
-
-
 def test_a_key_from_creation_to_revocation(either: None) -> None:
-    made = json.loads(_first("keys", "create", "k", "--user", "ada", "--expires", "90d", "--json").stdout)
+    made = json.loads(first("keys", "create", "k", "--user", "ada", "--expires", "90d", "--json").stdout)
     assert made["prefix"] == f"first-{parse_key(made['key'])}"
-    (listed,) = json.loads(_first("keys", "list", "--json").stdout)
+    (listed,) = json.loads(first("keys", "list", "--json").stdout)
     assert listed == {name: value for name, value in made.items() if name != "key"}
     assert (listed["user"], listed["project"], listed["scopes"]) == ("ada", "default", ["inference"])
-    assert "first-" in _first("keys", "revoke", "k").stdout
-    assert json.loads(_first("keys", "list", "--json").stdout) == []
-    assert [key["status"] for key in json.loads(_first("keys", "list", "--all", "--json").stdout)] == ["revoked"]
+    assert "first-" in first("keys", "revoke", "k").stdout
+    assert json.loads(first("keys", "list", "--json").stdout) == []
+    assert [key["status"] for key in json.loads(first("keys", "list", "--all", "--json").stdout)] == ["revoked"]
 
 
 def test_only_the_key_is_printed_to_standard_output(either: None) -> None:
-    result = _first("keys", "create", "k", "--scope", "admin", "--scope", "metrics")
+    result = first("keys", "create", "k", "--scope", "admin", "--scope", "metrics")
     assert parse_key(result.stdout.strip()) is not None
     assert "cannot be shown again" in result.stderr
-    assert parse_key(_first("keys", "list").stdout.split("\t")[0]) is None
+    assert parse_key(first("keys", "list").stdout.split("\t")[0]) is None
 
 
 @pytest.mark.parametrize(
@@ -111,8 +57,8 @@ def test_only_the_key_is_printed_to_standard_output(either: None) -> None:
     ],
 )
 def test_faults_end_with_status_1_and_a_next_step(either: None, arguments: tuple[str, ...]) -> None:
-    _first("keys", "create", "k")
-    result = _first(*arguments, status=1)
+    first("keys", "create", "k")
+    result = first(*arguments, status=1)
     assert result.stdout == ""
     assert "Traceback" not in result.stderr
     assert len(result.stderr.split()) > 8
@@ -132,14 +78,14 @@ def test_usage(either: None, database_url: str) -> None:
     asyncio.run(fill())
     sums = {"requests": 2, "prompt_tokens": 20, "completion_tokens": 10, "estimated": 0, "failed": 0}
     by = ("usage", "--by", "model,day")
-    assert json.loads(_first(*by, "--json").stdout) == [{"model": "=cmd()", "day": "2026-11-24", **sums}]
-    (row,) = csv.DictReader(StringIO(_first(*by, "--csv").stdout))
+    assert json.loads(first(*by, "--json").stdout) == [{"model": "=cmd()", "day": "2026-11-24", **sums}]
+    (row,) = csv.DictReader(StringIO(first(*by, "--csv").stdout))
     assert row["model"] == "'=cmd()"
-    assert _first(*by).stdout.splitlines()[1].split("\t")[:3] == ["=cmd()", "2026-11-24", "2"]
-    assert json.loads(_first("usage", "--json", "--since", "2026-11-25").stdout) == []
-    assert json.loads(_first(*by, "--json", "--month", "2026-11").stdout)[0]["requests"] == 2
-    assert json.loads(_first(*by, "--json", "--month", "2026-10").stdout) == []
-    (total,) = json.loads(_first("usage", "--by", "", "--json").stdout)
+    assert first(*by).stdout.splitlines()[1].split("\t")[:3] == ["=cmd()", "2026-11-24", "2"]
+    assert json.loads(first("usage", "--json", "--since", "2026-11-25").stdout) == []
+    assert json.loads(first(*by, "--json", "--month", "2026-11").stdout)[0]["requests"] == 2
+    assert json.loads(first(*by, "--json", "--month", "2026-10").stdout) == []
+    (total,) = json.loads(first("usage", "--by", "", "--json").stdout)
     assert total == sums
 
 
@@ -169,48 +115,41 @@ def october(database_url: str) -> None:
 
 def test_node_hours(either: None, october: None) -> None:
     asked = ("usage", "--node-hours", "--month", "2026-10")
-    answer = json.loads(_first(*asked, "--json").stdout)
+    answer = json.loads(first(*asked, "--json").stdout)
     assert [(row["project"], row["account"], row["node_hours"]) for row in answer["data"]] == [
         ("climate", "alloc", 2.0),
         ("idle", "alloc", 2.0),
     ]
     assert "FIRST's own attribution" in answer["note"]
-    rows = list(csv.DictReader(StringIO(_first(*asked, "--csv").stdout)))
+    rows = list(csv.DictReader(StringIO(first(*asked, "--csv").stdout)))
     assert [(row["since"], row["submit_as"], row["node_hours"], row["tokens"]) for row in rows] == [
         ("2026-10-01T00:00:00Z", "svc", "2.000000", "30"),
         ("2026-10-01T00:00:00Z", "svc", "2.000000", "0"),
     ]
-    table = _first(*asked, "--by", "month,model")
+    table = first(*asked, "--by", "month,model")
     assert [line.split("\t")[5:8] for line in table.stdout.splitlines()] == [
         ["project", "model", "node_hours"],
         ["climate", "m", "2.000"],
         ["idle", "", "2.000"],
     ]
     assert "FIRST's own attribution" in table.stderr
-    assert json.loads(_first("usage", "--node-hours", "--month", "2026-11", "--json").stdout)["data"] == []
+    assert json.loads(first("usage", "--node-hours", "--month", "2026-11", "--json").stdout)["data"] == []
 
 
 def test_usage_of_one_project(either: None, october: None) -> None:
-    (row,) = json.loads(_first("usage", "--project", "climate", "--by", "project", "--json").stdout)
+    (row,) = json.loads(first("usage", "--project", "climate", "--by", "project", "--json").stdout)
     assert (row["project"], row["requests"]) == ("climate", 2)
 
 
 @pytest.mark.parametrize("either", ["gateway"], indirect=True)
-def test_who_is_logged_in_sees_their_own_usage(
-    either: None, october: None, config: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Any token that the gateway takes does for a login."""
+def test_who_is_logged_in_sees_their_own_usage(either: None, october: None, installed: Installed) -> None:
     token = json.loads(
-        _first("keys", "create", "l", "--user", "ada", "--project", "climate", "--scope", "account", "--json").stdout
+        first("keys", "create", "l", "--user", "ada", "--project", "climate", "--scope", "account", "--json").stdout
     )["key"]
-    for name in ("HOME", "XDG_STATE_HOME", "XDG_CONFIG_HOME"):
-        monkeypatch.setenv(name, str(folder / "home"))
-    monkeypatch.delenv("FIRST_CONFIG")
-    listen = yaml.safe_load(config.read_text())["server"]["listen"]
-    saved_login.save(Login(f"http://{listen}/v1", "oidc", "", "", token, time.time() + 3600))
-    assert json.loads(_first("usage", "--by", "user", "--json").stdout) == [
+    installed.log_in(token)
+    assert json.loads(first("usage", "--by", "user", "--json").stdout) == [
         {"user": "ada", "requests": 1, "prompt_tokens": 10, "completion_tokens": 5, "estimated": 0, "failed": 0}
     ]
-    (row,) = json.loads(_first("usage", "--by", "project", "--project", "climate", "--json").stdout)
+    (row,) = json.loads(first("usage", "--by", "project", "--project", "climate", "--json").stdout)
     assert row["requests"] == 1
-    assert "scope" in _first("usage", "--node-hours", status=1).stderr
+    assert "scope" in first("usage", "--node-hours", status=1).stderr

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +16,6 @@ PROJECTS = {"weather": {"description": "by the configuration", "users": ["olga"]
 @pytest.fixture
 def installed(folder: Path, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Installed:
     return Installed(folder, database_url, monkeypatch, projects=PROJECTS)
-
-
-@pytest.fixture(params=["gateway", "no gateway"])
-def either(request: pytest.FixtureRequest, installed: Installed) -> Iterator[None]:
-    if request.param == "no gateway":
-        yield
-        return
-    with installed.running():
-        yield
 
 
 def asked(*arguments: str) -> Any:

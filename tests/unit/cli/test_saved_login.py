@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import typer
 
+from firstkit.auth import oauth
 from firstkit.cli import oidc_login, remote, saved_login
 from firstkit.cli.oidc_login import LoginFailed, Provider, Tokens
 from firstkit.cli.saved_login import Login
@@ -128,4 +129,4 @@ def test_a_login_that_is_over(provider: _Provider, change: dict[str, str], capsy
     ],
 )
 def test_a_login_goes_nowhere_where_others_can_read_it(address: str, is_private: bool) -> None:
-    assert oidc_login.is_private(address) is is_private
+    assert oauth.is_private(address) is is_private

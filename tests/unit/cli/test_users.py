@@ -3,27 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from unit.cli.installed import Installed, first
-
-
-@pytest.fixture
-def installed(folder: Path, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Installed:
-    return Installed(folder, database_url, monkeypatch)
-
-
-@pytest.fixture(params=["gateway", "no gateway"])
-def either(request: pytest.FixtureRequest, installed: Installed) -> Iterator[None]:
-    if request.param == "no gateway":
-        yield
-        return
-    with installed.running():
-        yield
+from unit.cli.installed import first
 
 
 def asked(*arguments: str) -> Any:

@@ -5,14 +5,17 @@ import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from firstkit.auth.authenticator import Authenticator
 from firstkit.auth.people import People
 from firstkit.gateway.state import Gateway
 from firstkit.store.database import Database
-from unit.gateway import residents, support
+from unit.auth.loopback_issuer import LoopbackIssuer, loopback_issuer
+from unit.gateway import login_site, residents, support
 from unit.gateway.asking import Asking
+from unit.gateway.login_site import Site
 from unit.gateway.support import Served, made, serving
 
 
@@ -64,3 +67,24 @@ async def asking(folder: Path, inhabited_database: Path, monkeypatch: pytest.Mon
         gateway.people = People(gateway.db, gateway.config)
         gateway.authenticator = Authenticator(gateway.db, gateway.people)
         yield Asking(gateway)
+
+
+@pytest.fixture
+async def issuer() -> AsyncIterator[LoopbackIssuer]:
+    async with loopback_issuer() as made:
+        yield made
+
+
+@pytest.fixture
+async def site(gateway: Gateway, issuer: LoopbackIssuer, folder: Path) -> AsyncIterator[Site]:
+    """A gateway where browsers log in by that issuer."""
+    async for site in login_site.made(
+        gateway, issuer, login_site.configured(folder, issuer.url, public_url=login_site.HTTP)
+    ):
+        yield site
+
+
+@pytest.fixture
+async def browser(site: Site) -> AsyncIterator[httpx.AsyncClient]:
+    async with site.browser() as made:
+        yield made

@@ -15,7 +15,16 @@ from unit.gateway.support import IDENTITY
 
 def asked(gateway: Gateway, client: Any, *headers: tuple[bytes, bytes]) -> Request:
     app = build_app(gateway)
-    return Request({"type": "http", "app": app, "client": client, "headers": headers, "state": {"identity": IDENTITY}})
+    state = {"identity": IDENTITY}
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/admin/keys",
+        "headers": headers,
+        "client": client,
+        "state": state,
+    }
+    return Request({**scope, "app": app})
 
 
 async def test_who_acts_and_from_where(gateway: Gateway) -> None:

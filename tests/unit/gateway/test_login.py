@@ -26,7 +26,7 @@ from firstkit.gateway.logins import BURST_S, PACE_S, Pace, own_path
 from firstkit.gateway.state import Gateway
 from firstkit.ids import digest
 from firstkit.store.tables import logins, sessions
-from unit.auth.loopback_issuer import AUDIENCE, LoopbackIssuer, loopback_issuer
+from unit.auth.loopback_issuer import AUDIENCE, LoopbackIssuer
 from unit.gateway.login_site import (
     CLIENT,
     GLOBUS_CLIENT,
@@ -42,29 +42,11 @@ from unit.gateway.login_site import (
 
 
 @pytest.fixture
-async def issuer() -> AsyncIterator[LoopbackIssuer]:
-    async with loopback_issuer() as made:
-        yield made
-
-
-@pytest.fixture
-async def site(gateway: Gateway, issuer: LoopbackIssuer, folder: Path) -> AsyncIterator[Site]:
-    async for site in made(gateway, issuer, configured(folder, issuer.url, public_url=HTTP)):
-        yield site
-
-
-@pytest.fixture
 async def secure_site(gateway: Gateway, issuer: LoopbackIssuer, folder: Path) -> AsyncIterator[Site]:
     """By TLS, which a proxy ends."""
     config = configured(folder, issuer.url, public_url=HTTPS, trusted_proxies=["192.0.2.0/24"])
     async for site in made(gateway, issuer, config):
         yield site
-
-
-@pytest.fixture
-async def browser(site: Site) -> AsyncIterator[httpx.AsyncClient]:
-    async with site.browser() as made:
-        yield made
 
 
 # -- what there is -----------------------------------------------------------------------------------------------------

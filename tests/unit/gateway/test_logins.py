@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,36 +10,14 @@ import pytest
 from sqlalchemy import update
 
 from firstkit.clock import now
-from firstkit.gateway.state import Gateway
 from firstkit.store.tables import logins, sessions, users
-from unit.auth.loopback_issuer import AUDIENCE, LoopbackIssuer, loopback_issuer, rsa, signed
+from unit.auth.loopback_issuer import AUDIENCE, rsa, signed
 from unit.gateway.login_site import (
     CLIENT,
-    HTTP,
     Site,
     at_hash,
-    configured,
     is_refused,
-    made,
 )
-
-
-@pytest.fixture
-async def issuer() -> AsyncIterator[LoopbackIssuer]:
-    async with loopback_issuer() as made:
-        yield made
-
-
-@pytest.fixture
-async def site(gateway: Gateway, issuer: LoopbackIssuer, folder: Path) -> AsyncIterator[Site]:
-    async for site in made(gateway, issuer, configured(folder, issuer.url, public_url=HTTP)):
-        yield site
-
-
-@pytest.fixture
-async def browser(site: Site) -> AsyncIterator[httpx.AsyncClient]:
-    async with site.browser() as made:
-        yield made
 
 
 async def test_a_callback_works_once(site: Site, browser: httpx.AsyncClient) -> None:
