@@ -184,6 +184,16 @@ def _expire(person: Person, kept: dict[str, Any]) -> None:
     path.write_text(json.dumps({**kept, "expires_at": 0}))
 
 
+def test_one_of_several_projects_is_the_default(site: Site, ada: Person) -> None:
+    site.log_in(ada, site.ada)
+    for act in (("create", "plasma"), ("add", "plasma", "ada@lab.gov")):
+        ada.run("projects", *act, "--config", str(site.lab.config_path))
+    wait_for("it is not clear any more what is charged", lambda: ada.read("whoami")["project"] is None, limit_s=15)
+    assert "'climates'" in ada.run("projects", "use", "climates", status=1)
+    assert "'plasma'" in ada.run("projects", "use", "plasma")
+    wait_for("it is charged", lambda: ada.read("whoami")["project"] == "plasma", limit_s=15)
+
+
 def test_who_leaves_the_group_leaves_the_project(site: Site, ada: Person) -> None:
     site.log_in(ada, site.ada)
     token = ada.run("login", "--print-token").strip()

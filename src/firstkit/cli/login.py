@@ -36,7 +36,7 @@ def login(
     made = _log_in(base_url, _method(base_url, provider), browser)
     with saved_login.alone():
         saved_login.save(made)
-    me = _me()
+    me = about_me()
     print(f"You are {me['name']} at {base_url}.", file=sys.stderr)
 
 
@@ -55,7 +55,7 @@ def logout() -> None:
 
 def whoami(as_json: JsonOption = False) -> None:
     """Show who you are at the gateway where you are logged in."""
-    me = _me()
+    me = about_me()
     if as_json:
         show_json(me)
         return
@@ -66,14 +66,16 @@ def whoami(as_json: JsonOption = False) -> None:
         print(f"{name:8}  {', '.join(me[name]) or 'none'}")
 
 
-def _me() -> dict[str, Any]:
+def about_me(change: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What the gateway says of whoever is logged in, or what it answers to a ``change`` of that. Ends the command where
+    nobody is."""
     from firstkit.cli.remote import logged_in
 
     remote = logged_in()
     if remote is None:
         fail("you are not logged in.", NOT_LOGGED_IN)
     try:
-        found: dict[str, Any] = remote.fetch("/v1/me")
+        found: dict[str, Any] = remote.fetch("/v1/me", change)
     except (GatewayAway, Refusal) as exc:
         fail(exc.message, "The login is kept; 'first logout' forgets it.")
     return found

@@ -120,6 +120,15 @@ def remove(name: NameArgument, user: UserArgument, as_json: JsonOption = False, 
     _say(removed, as_json, f"'{user}' does not belong to '{name}' any more.")
 
 
+@app.command()
+def use(name: NameArgument, as_json: JsonOption = False) -> None:
+    """Choose what your requests are charged to that name no project. For those who are logged in."""
+    from firstkit.cli.login import about_me
+
+    chosen = about_me({"default_project": name})
+    _say(chosen, as_json, f"Your requests that name no project are charged to '{name}' from now on.")
+
+
 def _path(name: str) -> str:
     """Of a project: its name is one segment, whatever it holds."""
     return f"/v1/projects/{quote(name, safe='')}"
