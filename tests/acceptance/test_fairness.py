@@ -63,12 +63,12 @@ async def _keys(lab: Lab, project_of: dict[str, str]) -> dict[str, str]:
 
 @dataclass
 class Crowd:
-    """``asked``: of the polite, by whether they were alone, the ids of their requests."""
+    """``asked``: of the polite, by whether they were alone, round by round the ids of their requests."""
 
     lab: Lab
     keys: dict[str, str]
     is_bounded: bool
-    asked: dict[bool, list[str]] = field(default_factory=lambda: {True: [], False: []})
+    asked: dict[bool, list[list[str]]] = field(default_factory=lambda: {True: [], False: []})
     statuses: dict[str, Counter[int]] = field(default_factory=lambda: {"polite": Counter(), "aggressive": Counter()})
     most_waiting: int = 0
 
@@ -81,13 +81,14 @@ class Crowd:
             await asyncio.to_thread(wait_for, "the line is empty", lambda: not any(self._load()))
 
     async def polite_round(self, is_alone: bool) -> None:
+        self.asked[is_alone].append([])
         await asyncio.gather(*(self._polite(self.keys[f"polite-{i}"], is_alone) for i in range(POLITE)))
 
     async def _polite(self, key: str, is_alone: bool) -> None:
         for _ in range(EACH):
             status, request_id = await self._ask(key)
             self.statuses["polite"][status] += 1
-            self.asked[is_alone].append(request_id)
+            self.asked[is_alone][-1].append(request_id)
 
     @contextlib.asynccontextmanager
     async def attack(self) -> AsyncIterator[None]:
@@ -129,9 +130,9 @@ class Crowd:
         [row] = self.lab.status()["models"]
         return row["waiting"], row["in_flight"]
 
-    def waits(self) -> dict[bool, list[float]]:
-        """How long the polite waited for a replica, as the ledger has it, in seconds."""
-        wanted = {*self.asked[True], *self.asked[False]}
+    def waits(self) -> dict[bool, list[list[float]]]:
+        """How long the polite waited for a replica, as the ledger has it, in seconds, round by round."""
+        wanted = {name for rounds in self.asked.values() for names in rounds for name in names}
 
         def rows() -> dict[str, Any]:
             found = {row["request_id"]: row for row in self.lab.usage()}
@@ -139,7 +140,10 @@ class Crowd:
 
         found = wait_for("all lines are loaded", rows)
         assert {found[name]["outcome"] for name in wanted} == {"complete"}
-        return {is_alone: [found[name]["queue_s"] for name in ids] for is_alone, ids in self.asked.items()}
+        return {
+            is_alone: [[found[name]["queue_s"] for name in names] for names in rounds]
+            for is_alone, rounds in self.asked.items()
+        }
 
 
 @pytest.mark.timeout(400)
@@ -149,8 +153,9 @@ def test_the_polite_wait_hardly_longer(crowd: Crowd) -> None:
     assert set(crowd.statuses["aggressive"]) <= ({200, 429} if crowd.is_bounded else {200})
     assert crowd.most_waiting <= (64 if crowd.is_bounded else AT_ONCE) + POLITE
     waits = crowd.waits()
-    alone, beside = (statistics.quantiles(waits[is_alone], n=20)[-1] for is_alone in (True, False))
-    print(f"p95 of waits: alone {alone:.3f} s of {len(waits[True])}, beside {beside:.3f} s of {len(waits[False])}")
-    assert statistics.median(waits[True]) > 0.01, "alone they wait for each other"
-    assert beside <= MOST_TIMES * alone
+    alone, beside = ([statistics.quantiles(each, n=20)[-1] for each in waits[is_alone]] for is_alone in (True, False))
+    print("p95 of waits, alone and beside, in seconds:", *zip(alone, beside, strict=True))
+    assert statistics.median(waits[True][0]) > 0.01, "alone they wait for each other"
+    times = [both / one for one, both in zip(alone, beside, strict=True)]
+    assert statistics.median(times) <= MOST_TIMES, "of three, for the machine may be busy with something else in one"
     assert crowd.statuses["aggressive"][200] > 0, "and the other is served, too"
