@@ -69,23 +69,23 @@ def test_what_the_configuration_says_is_shown(either: None) -> None:
     assert "By the configuration also the managers: grace." in first("projects", "show", "weather").stdout
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("show", "nothing"),
-        ("create", "default"),
-        ("create", " "),
-        ("add", "default", "nobody"),
-        ("add", "nothing", "ada"),
-        ("remove", "nothing", "ada"),
-    ],
+FAULTS = (
+    ("show", "nothing"),
+    ("create", "default"),
+    ("create", " "),
+    ("add", "default", "nobody"),
+    ("add", "nothing", "ada"),
+    ("remove", "nothing", "ada"),
 )
-def test_faults_end_with_status_1_and_a_next_step(either: None, arguments: tuple[str, ...]) -> None:
+
+
+def test_faults_end_with_status_1_and_a_next_step(either: None) -> None:
     user("ada")
-    result = first("projects", *arguments, status=1)
-    assert result.stdout == ""
-    assert "Traceback" not in result.stderr
-    assert "'first projects list'" in result.stderr
+    for arguments in FAULTS:
+        result = first("projects", *arguments, status=1)
+        assert result.stdout == "", arguments
+        assert "Traceback" not in result.stderr, arguments
+        assert "'first projects list'" in result.stderr, arguments
 
 
 @pytest.mark.parametrize("either", ["gateway"], indirect=True)
