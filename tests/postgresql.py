@@ -92,14 +92,14 @@ class Server:
         self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def create(self) -> str:
+    def create(self, template: str | None = None) -> str:
+        """``template``: the name of a database that is copied, to which nobody is connected."""
         name = f"first_{next(self._names)}"
-        self.sql(f"CREATE DATABASE {name}")
+        self.sql(f"CREATE DATABASE {name}" + (f" TEMPLATE {template}" if template else ""))
         return f"postgresql://first@/{name}?host={self.folder}"
 
     def drop(self, url: str) -> None:
-        name = url.removeprefix("postgresql://first@/").partition("?")[0]
-        self.sql(f"DROP DATABASE {name} WITH (FORCE)")
+        self.sql(f"DROP DATABASE {name_of(url)} WITH (FORCE)")
 
     def sql(self, statement: str, database: str = "postgres") -> str:
         """Run one statement; returns what psql prints, unaligned and without headings."""
@@ -114,3 +114,8 @@ class Server:
         done = subprocess.run(command, check=False, capture_output=True, text=True, cwd="/", **person)
         assert done.returncode == 0, f"{command[0]}: {done.stderr}"
         return done.stdout.strip()
+
+
+def name_of(url: str) -> str:
+    """Of the database at a URL that ``create`` gave."""
+    return url.removeprefix("postgresql://first@/").partition("?")[0]

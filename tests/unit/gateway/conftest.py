@@ -19,18 +19,6 @@ from unit.gateway.login_site import Site
 from unit.gateway.support import Served, made, serving
 
 
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with all tables, to be copied: making one takes a third of a second."""
-    path = tmp_path_factory.mktemp("database") / "first.db"
-
-    async def make() -> None:
-        await (await Database.open(f"sqlite:///{path}")).close()
-
-    asyncio.run(make())
-    return path
-
-
 @pytest.fixture
 async def gateway(folder: Path, empty_database: Path) -> AsyncIterator[Gateway]:
     shutil.copy(empty_database, folder / "first.db")
