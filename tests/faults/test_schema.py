@@ -31,8 +31,11 @@ def lab(engines: Outside, engine: EchoEngine) -> Iterator[Lab]:
         assert_sound(lab)
 
 
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("examples", [5, pytest.param(300, marks=[pytest.mark.long, pytest.mark.timeout(1800)])])
+FEW = pytest.param(5, marks=pytest.mark.timeout(300))
+MANY = pytest.param(300, marks=[pytest.mark.long, pytest.mark.timeout(1800)])
+
+
+@pytest.mark.parametrize("examples", [FEW, MANY])
 def test_every_route_keeps_to_the_document(lab: Lab, engine: EchoEngine, examples: int) -> None:
     """Every route with data that fits and data that does not, with a key that opens all of them."""
     configuration = lab.folder / "schemathesis.toml"
