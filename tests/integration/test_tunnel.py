@@ -115,7 +115,8 @@ async def test_the_fault_proxy_as_a_process(job: Job) -> None:
     ca = PrivateCa(job.folder)
     with proxy_process(await job.listen_tunnel(ca.server_context())) as (address, orders):
         job.start(link=LinkSpec("tunnel", addresses=(address,), ca_pem=ca.certificate_pem, resume_s=10.0))
-        await until(lambda: job.news == ["up"], "the link")
+        await until(lambda: job.reports, "the link: a pilot that was not welcomed yet would begin anew")
+        assert job.news == ["up"]
         orders.write("delay 0.01\nhold both\nhold none\ncut\n")
         await until(lambda: job.news == ["up", "down", "up"], "the link again")
 
