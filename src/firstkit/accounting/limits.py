@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
+from itertools import repeat
 from math import inf
 from operator import attrgetter
 
@@ -191,12 +192,10 @@ class Stay:
 
     def leave(self, tokens: int, now: float) -> None:
         """It has ended, and used so many tokens: what was charged is put right. To be called once."""
-        for (kind, subject), cost in zip(
-            self._held, self._costs, strict=False
-        ):  # none was charged where it was refused
+        costs = self._costs or repeat(tokens)  # who was refused was charged nothing, and nothing is to be put right
+        for (kind, subject), cost in zip(self._held, costs, strict=False):
             more, due = tokens - cost, subject.tokens_due
             subject.tokens_due = (now if more > 0 and due < now else due) + more * kind.token_step_s
-        for _, subject in self._held:
             subject.running -= 1
         self._held, self._costs = [], []
 
