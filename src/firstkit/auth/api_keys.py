@@ -161,7 +161,9 @@ async def revoke(
         if len(found) > 1:
             raise InvalidRequest("Several keys are called so: say 'first-' and the prefix of the one that is meant.")
         if not found:
-            raise KeyNotFound
+            error = KeyNotFound()
+            error.is_denial = user_id is not None  # whether or not somebody else has it: that is not looked up
+            raise error
         return await _revoke(conn, found[0], actor, source)
 
 

@@ -46,6 +46,7 @@ class ResponseNotFound(NotFound):
     """There is no such response, or it is not yours, or it is not kept any more."""
 
     code = "response_not_found"
+    is_denial = True  # whether or not somebody else has it: that is not looked up
 
 
 class StoredResponses:

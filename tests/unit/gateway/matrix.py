@@ -169,7 +169,7 @@ HOT: dict[str, Row] = {
 }
 """Requests to models."""
 ALL: dict[str, Row] = {**ROWS, **HOT}
-HIDING = ("{cluster}", "{model_id}", "/v1/projects/{name}")
+HIDING = ("{cluster}", "{model_id}", "/v1/projects/{name}", "{response_id}", "/v1/keys/revoke")
 """Paths that say what they are about: where a resident may not see it, that it was asked for is written down."""
 
 
