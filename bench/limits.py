@@ -1,5 +1,5 @@
 """What limits cost on this machine: CPU time of a request with every limit there is, and what users take of memory. The
-bars are for a machine at its full speed; the first line tells how far this one is from that.
+bars are for a Python that is built with optimisation, on an idle machine; the first line tells how far this is from it.
 
 python bench/limits.py [--keep]  # prints a table; needs make install. --keep: dated, in results/
 """

@@ -365,6 +365,7 @@ def test_retries_have_a_budget() -> None:
             answers = [ask(lab, stream=False) for _ in range(many)]
     requests = sum(engine.stats.requests for engine, _ in engines)
     completed = sum(engine.stats.completed for engine, _ in engines)
+    assert requests - completed > many / 3
     assert many / 10 <= requests - many <= many / 10 + 11
     assert [answer.status for answer in answers].count(502) == many - completed
     assert {answer.status for answer in answers} == {200, 502}

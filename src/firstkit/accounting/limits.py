@@ -144,12 +144,12 @@ class Limits:
         self._kinds = _kinds(limits or AllLimits())
         of_models = {model: _kinds(entry, model) for model, entry in (models or {}).items()}
         self._of_models = {model: kinds for model, kinds in of_models.items() if kinds}
-        self.limit_nothing = not self._kinds and not self._of_models
+        self._limit_nothing = not self._kinds and not self._of_models
 
     def enter(self, identity: Identity, now: float) -> Stay | None:
         """Count a request in, for its key, its user and its project; raises RateLimited, and then it is counted
         nowhere. Whoever came in has to ``leave``. None: nothing is limited."""
-        if self.limit_nothing:
+        if self._limit_nothing:
             return None
         stay = Stay(identity, self._of_models)
         stay.enter(self._kinds, now)

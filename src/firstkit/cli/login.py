@@ -12,6 +12,7 @@ from firstkit.cli.admin import GatewayAway, Refusal
 from firstkit.cli.common import JsonOption, fail
 from firstkit.cli.showing import show_json
 
+KEPT = "The login is kept; 'first logout' forgets it."
 NOT_LOGGED_IN = "'first login --server https://first.example.org' logs you in."
 
 
@@ -66,9 +67,9 @@ def whoami(as_json: JsonOption = False) -> None:
         print(f"{name:8}  {', '.join(me[name]) or 'none'}")
 
 
-def about_me(change: dict[str, Any] | None = None) -> dict[str, Any]:
+def about_me(change: dict[str, Any] | None = None, hint: str = KEPT) -> dict[str, Any]:
     """What the gateway says of whoever is logged in, or what it answers to a ``change`` of that. Ends the command where
-    nobody is."""
+    nobody is, and when it fails, with ``hint``."""
     from firstkit.cli.remote import logged_in
 
     remote = logged_in()
@@ -77,7 +78,7 @@ def about_me(change: dict[str, Any] | None = None) -> dict[str, Any]:
     try:
         found: dict[str, Any] = remote.fetch("/v1/me", change)
     except (GatewayAway, Refusal) as exc:
-        fail(exc.message, "The login is kept; 'first logout' forgets it.")
+        fail(exc.message, hint)
     return found
 
 

@@ -125,7 +125,7 @@ def use(name: NameArgument, as_json: JsonOption = False) -> None:
     """Choose what your requests are charged to that name no project. For those who are logged in."""
     from firstkit.cli.login import about_me
 
-    chosen = about_me({"default_project": name})
+    chosen = about_me({"default_project": name}, WHICH)
     _say(chosen, as_json, f"Your requests that name no project are charged to '{name}' from now on.")
 
 

@@ -109,8 +109,7 @@ def _assets() -> dict[str, Path]:
 
 async def _api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)  # noqa: S101 - registered for this class
-    if error.is_denial:
-        note_denial(request, error)
+    note_denial(request, error)
     dialect = spoken_at(request.scope["path"])
     headers, body = error_head_and_body(error, dialect.error(error, ""))
     response = Response(body, status_code=dialect.status(error))

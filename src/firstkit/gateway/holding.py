@@ -19,7 +19,7 @@ class Holding:
 
     def __init__(self, limits: Limits, identity: Identity) -> None:
         """Counts it in; raises RateLimited."""
-        self._stay = None if limits.limit_nothing else limits.enter(identity, monotonic())
+        self._stay = limits.enter(identity, monotonic())
         self._reservation: Reservation | None = None
         self._account: Account | None = None
         self._budgets: Budgets

@@ -100,7 +100,9 @@ def test_who_is_logged_in_sees_and_manages_their_own(either: None, installed: In
         ("other", "member", False),
     ]
     assert "'other'" in first("projects", "use", "other").stdout
-    assert "'nothing'" in first("projects", "use", "nothing", status=1).stderr
+    said = first("projects", "use", "nothing", status=1).stderr
+    assert "'nothing'" in said
+    assert "'first projects list'" in said
     assert first("projects", "list").stdout.splitlines()[0].split("\t") == ["name", "description", "role", "default"]
     assert asked("add", "fusion", "ada")["role"] == "member"
     assert {member["user"] for member in asked("show", "fusion")["members"]} == {"ada", "grace"}
