@@ -42,6 +42,12 @@ def _proxy(value: str) -> str:
     return value
 
 
+def _chunk(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*=[A-Za-z0-9_.+-]+(:[A-Za-z][A-Za-z0-9_-]*=[A-Za-z0-9_.+-]+)*", value):
+        raise ValueError("must be resources of a chunk, such as gputype=a100 or system=polaris:tier0=x3")
+    return value
+
+
 Directive = Annotated[str, AfterValidator(_directive)]
 
 
@@ -65,6 +71,23 @@ class SlurmScheduler(Section):
     directives: tuple[Directive, ...] = ()
     gpu_type: Name | None = None
     command_timeout: Seconds = Field(default=20.0, ge=1, le=300)
+    poll_interval: Seconds = Field(default=10.0, ge=1, le=600)
+
+
+class PbsScheduler(Section):
+    """Jobs of PBS Professional or OpenPBS, by its own commands. What is given here holds for all jobs that do not say
+    otherwise; ``partition`` of a deployment is the queue."""
+
+    kind: Literal["pbs"]
+    queue: Line | None = None
+    account: Line | None = None
+    project: Line | None = None
+    filesystems: tuple[Name, ...] = ()
+    constraint: Annotated[str, AfterValidator(_chunk)] | None = None
+    gpu_resource: Name = "ngpus"
+    assigns_gpus: bool = False
+    devices: tuple[Name, ...] = ()
+    command_timeout: Seconds = Field(default=30.0, ge=1, le=300)
     poll_interval: Seconds = Field(default=10.0, ge=1, le=600)
 
 
@@ -135,7 +158,10 @@ class Cluster(Section):
 
     kind: Literal["batch", "external"] = "batch"
     scheduler: Annotated[
-        Annotated[LocalScheduler, Tag("local")] | Annotated[SlurmScheduler, Tag("slurm")], _kind_of("local")
+        Annotated[LocalScheduler, Tag("local")]
+        | Annotated[SlurmScheduler, Tag("slurm")]
+        | Annotated[PbsScheduler, Tag("pbs")],
+        _kind_of("local"),
     ] = LocalScheduler()
     carrier: Annotated[Annotated[LocalCarrier, Tag("local")] | Annotated[SshCarrier, Tag("ssh")], _kind_of("local")] = (
         LocalCarrier()
@@ -144,6 +170,8 @@ class Cluster(Section):
     env: dict[str, str] = {}
     state_dir: Folder | None = None
     models_root: Folder | None = None
+    scratch: Line | None = None
+    interface: Name | None = None
     engines: dict[Name, Engine] = {}
     access: Access | None = None
     handicap: Seconds = 0.0

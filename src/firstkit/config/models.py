@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from firstkit.config.accounting import ModelLimits
@@ -13,16 +15,18 @@ from firstkit.schedulers.scheduler import Resources
 
 
 class Weights(Section):
-    """Where the weights are on the cluster: a path, absolute or below ``models_root``, and the revision they are of."""
+    """Where the weights are on the cluster: a path, absolute or below ``models_root``, and the revision they are of.
+    ``stage``: whether engines read them there, or in a copy that each job makes on its nodes."""
 
     path: str
+    stage: Literal["none", "node-local"] = "none"
     revision: Line | None = Field(default=None, max_length=200)
 
 
 class DeploymentResources(Section):
     """What one replica needs. With ``exclusive`` its job takes the whole node and further replicas may join it."""
 
-    nodes: int = Field(default=1, ge=1, le=1)
+    nodes: int = Field(default=1, ge=1)
     gpus_per_node: int = Field(default=0, ge=0)
     cpus_per_node: int = Field(default=1, ge=1)
     memory_gib: float = Field(default=1.0, gt=0)

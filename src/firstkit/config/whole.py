@@ -102,7 +102,9 @@ class Config(Section):
         engine = deployment.engine
         spec = cluster.engines[engine].spec(engine) if isinstance(engine, str) else engine.spec(engine.kind)
         given = deployment.weights
-        weights, revision = (given.path, given.revision) if isinstance(given, Weights) else (given, None)
+        if not isinstance(given, Weights):
+            given = None if given is None else Weights(path=given)
+        weights = None if given is None else given.path
         if weights is not None and cluster.models_root is not None:
             weights = str(cluster.models_root / weights)
         return ResolvedDeployment(
@@ -111,7 +113,8 @@ class Config(Section):
             cluster=deployment.cluster,
             engine=spec,
             weights=weights,
-            revision=revision,
+            revision=None if given is None else given.revision,
+            stage="none" if given is None else given.stage,
             args=dict(deployment.args),
             resources=_with_usual(deployment.resources.resources(), cluster.scheduler),
             scale=deployment.scale,
@@ -131,6 +134,7 @@ class ResolvedDeployment:
     args: dict[str, Any]
     resources: Resources
     scale: Scale
+    stage: str = "none"
 
     @property
     def is_external(self) -> bool:
@@ -149,6 +153,7 @@ class ResolvedDeployment:
             needs=self.resources,
             max_in_flight=self.scale.max_in_flight,
             load_timeout_s=self.scale.load_timeout,
+            stage=self.stage,
         )
 
 

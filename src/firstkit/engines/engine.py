@@ -53,6 +53,8 @@ class ReplicaSpec:
     needs: Resources = field(default_factory=Resources)
     max_in_flight: int = 8
     load_timeout_s: float = 1800.0
+    stage: str = "none"
+    """Where the engine reads its weights: where they lie (``none``), or in a copy on its node (``node-local``)."""
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,10 @@ class PilotSpec:
     enrolment_token: str
     replicas: tuple[ReplicaSpec, ...] = ()
     orphan_timeout_s: float = 1800.0
+    scratch: Optional[str] = None
+    """Folder of a node for copies of weights; variables of the job's environment in it (``$TMPDIR``) are filled in."""
+    interface: Optional[str] = None
+    """Network interface over which the ranks of a replica of several nodes speak; None: that of the host's name."""
 
 
 @dataclass(frozen=True)
@@ -173,6 +177,8 @@ class ReplicaReport:
     capabilities: tuple[str, ...] = ()
     reason: str = ""
     log_tail: str = ""
+    doing: str = ""
+    """While it is STARTING, in a few words: what it does now and how far it is, where that takes long."""
 
 
 @dataclass(frozen=True)

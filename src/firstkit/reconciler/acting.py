@@ -70,6 +70,8 @@ class Setting:
     link: Callable[[str], LinkSpec]
     orphan_timeout_s: float
     charge: Charge
+    scratch: str | None = None
+    interface: str | None = None
     now: Callable[[], datetime] = now
     monotonic: Callable[[], float] = monotonic
 
@@ -204,6 +206,8 @@ class Hands:
             enrolment_token=token,
             replicas=tuple(deployment.replica_spec(replica.id) for replica in replicas),
             orphan_timeout_s=setting.orphan_timeout_s,
+            scratch=setting.scratch,
+            interface=setting.interface,
         )
         self.beside(job_id, self._submit(JobSpec(job_id, deployment.resources, to_dict(pilot))))
 

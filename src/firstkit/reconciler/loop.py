@@ -78,7 +78,17 @@ class ClusterLoop:
         self.states: dict[str, Counter[ReplicaState]] = {}
         self.site = Site()
         self.budget = Budget()
-        setting = Setting(name, self.deployments, link, orphan_timeout_s, charge_of(self.section), now, world.clock)
+        setting = Setting(
+            name,
+            self.deployments,
+            link,
+            orphan_timeout_s,
+            charge_of(self.section),
+            self.section.scratch,
+            self.section.interface,
+            now,
+            world.clock,
+        )
         interval_s = getattr(self.section.scheduler, "poll_interval", 0.0)
         self.hands = Hands(setting, cluster, store, calls, Rhythm(world.clock, interval_s), self.wake)
         self._books = store
