@@ -80,21 +80,23 @@ def choosing() -> None:
     report("names of a prompt's beginnings", 1e6 * cpu_s(lambda: prefixes.of("project", prompt), 2000), "us", 10)
 
 
-def cluster() -> tuple[list[Desired], list[ObservedJob], list[ReplicaRow]]:
-    """100 deployments with 10 replicas each, in jobs of their own; a tenth has too few replicas, a tenth too many."""
+def cluster(per_deployment: int) -> tuple[list[Desired], list[ObservedJob], list[ReplicaRow]]:
+    """100 deployments with so many replicas each, in jobs of their own with room that is too small for another; a tenth
+    has too few replicas, a tenth too many."""
     at = now()
     desired, jobs, replicas = [], [], []
     for i in range(DEPLOYMENTS):
-        scale = Scale(hot=1, max=20)
+        scale = Scale(hot=1, max=10 * per_deployment)
         deployment = ResolvedDeployment(f"m{i}@here", f"m{i}", "here", EngineSpec("vllm"), "/w", None, {}, CORES, scale)
-        desired.append(Desired(deployment, 10 + (i % 10 == 0) - (i % 10 == 1)))
-        for j in range(REPLICAS // DEPLOYMENTS):
+        off = max(1, per_deployment // 10) * ((i % 10 == 0) - (i % 10 == 1))
+        desired.append(Desired(deployment, per_deployment + off))
+        for j in range(per_deployment):
             job_id, replica_id = f"job-{i}-{j}", f"rep-{i}-{j}"
             times = (at - timedelta(hours=1), None, at, None, None, at)
             jobs.append(
                 ObservedJob(
                     JobRow(job_id, "here", JobState.RUNNING, "", "1", CORES, None, "n", *times, 0, None),
-                    PilotReport(job_id, (ReplicaReport(replica_id, ReplicaState.READY, in_flight=3),)),
+                    PilotReport(job_id, (ReplicaReport(replica_id, ReplicaState.READY, in_flight=3),), free_cpus=j % 4),
                 )
             )
             replicas.append(
@@ -107,11 +109,13 @@ def cluster() -> tuple[list[Desired], list[ObservedJob], list[ReplicaRow]]:
 
 
 def planning() -> None:
-    desired, jobs, replicas = cluster()
-    at = now()
-    assert len(plan(desired, jobs, replicas, at).actions) == DEPLOYMENTS // 5, "a start and a stop for a tenth each"
-    what = f"plan for {DEPLOYMENTS} deployments, {REPLICAS:,} replicas"
-    report(what, 1e3 * cpu_s(lambda: plan(desired, jobs, replicas, at), 3), "ms", 20)
+    for per_deployment, bar in ((10, 20), (100, 200)):
+        desired, jobs, replicas = cluster(per_deployment)
+        at = now()
+        off = max(1, per_deployment // 10) * DEPLOYMENTS // 5
+        assert len(plan(desired, jobs, replicas, at).actions) == off, "a start or a stop for each that is off"
+        what = f"plan for {DEPLOYMENTS} deployments, {len(replicas):,} replicas"
+        report(what, 1e3 * cpu_s(lambda: plan(desired, jobs, replicas, at), 3), "ms", bar)  # noqa: B023
 
 
 def framing() -> None:

@@ -190,13 +190,12 @@ class Hands:
             self.beside(action.job_id, self._cancel(action))
 
     async def _apply_submit(self, action: SubmitJob) -> None:
-        setting, deployment = self._setting, self._setting.deployments[action.deployment]
-        job_id, token = new_id("job"), new_secret()
-        replicas = [_new_replica(deployment, job_id) for _ in range(action.count)]
-        needs = deployment.resources
-        await self._books.add_job(job_id, setting.name, needs, digest(token), replicas, setting.charge)
-        known = self._books.known(deployment.name)
-        wait = wait_s(self.start_s(deployment.resources), known.usual_wait_s if known.waits else None)
+        setting, job_id, token = self._setting, new_id("job"), new_secret()
+        deployments = [setting.deployments[name] for name in action.deployments]
+        replicas = [_new_replica(deployment, job_id) for deployment in deployments]
+        await self._books.add_job(job_id, setting.name, action.resources, digest(token), replicas, setting.charge)
+        known = self._books.known(deployments[0].name)
+        wait = wait_s(self.start_s(deployments[0].resources), known.usual_wait_s if known.waits else None)
         if wait is not None:
             self._books.promise(job_id, wait)
         pilot = PilotSpec(
@@ -204,12 +203,14 @@ class Hands:
             cluster=setting.name,
             link=setting.link(job_id),
             enrolment_token=token,
-            replicas=tuple(deployment.replica_spec(replica.id) for replica in replicas),
+            replicas=tuple(
+                deployment.replica_spec(replica.id) for deployment, replica in zip(deployments, replicas, strict=True)
+            ),
             orphan_timeout_s=setting.orphan_timeout_s,
             scratch=setting.scratch,
             interface=setting.interface,
         )
-        self.beside(job_id, self._submit(JobSpec(job_id, deployment.resources, to_dict(pilot))))
+        self.beside(job_id, self._submit(JobSpec(job_id, action.resources, to_dict(pilot))))
 
     async def _apply_start(self, action: StartReplica) -> None:
         deployment = self._setting.deployments[action.deployment]
@@ -218,6 +219,8 @@ class Hands:
             new = _new_replica(deployment, action.job_id)
             await self._books.add_replica(new)
             replica_id = new.id
+        if action.is_waiting:
+            return
         self.beside(replica_id, self._start_replica(deployment, action.job_id, replica_id))
 
     def _apply_end(self, action: MoveEnd) -> None:

@@ -240,6 +240,7 @@ class ClusterLoop:
             },
             finish_s={one.model: self._world.finish_s(one.model) for one in self.deployments.values()},
             elsewhere=self._elsewhere(self.name),
+            cluster=self.hands.capacity,
         )
 
     def _look(self, picture: Picture) -> bool:

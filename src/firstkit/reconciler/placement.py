@@ -1,15 +1,13 @@
-"""Where replicas go: on which clusters, by demand and by where they would serve soonest; there, into the room that a
-running job has left, else into a job of their own."""
+"""On which clusters replicas go: by demand, and by where they would serve soonest. For jobs there see ``packing``."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import inf
 from statistics import median
 
 from firstkit.reconciler.autoscale import Need, Policy
-from firstkit.schedulers.scheduler import Capacity, Resources
 
 OVERTAKEN_FACTOR = 2.0
 OVERTAKEN_S = 60.0
@@ -18,74 +16,6 @@ OVERTAKEN_S = 60.0
 TIE_S = 15.0
 TIE_SHARE = 0.1
 """Predictions that differ by less say the same: then the order of the file decides."""
-
-# -- within a cluster --------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Room:
-    """What a job with a pilot that is heard has left for further replicas. ``left_s``: until it ends."""
-
-    job_id: str
-    cpus: int
-    gpus: int
-    memory_bytes: int
-    job: Resources
-    left_s: float = inf
-
-    def fits(self, needs: Resources) -> bool:
-        """Whether a replica may join: enough is free, for long enough, and charged to whom it should be."""
-        return (
-            needs.nodes <= 1
-            and self.cpus >= max(1, needs.cpus_per_node)
-            and self.gpus >= needs.gpus_per_node
-            and self.memory_bytes >= needs.memory_bytes
-            and self.left_s >= (inf if needs.walltime_s is None else needs.walltime_s / 2)
-            and (self.job.exclusive or not needs.exclusive)
-            and _charged(self.job) == _charged(needs)
-        )
-
-    def without(self, needs: Resources) -> Room:
-        """The room after a replica moved in."""
-        return replace(
-            self,
-            cpus=self.cpus - max(1, needs.cpus_per_node),
-            gpus=self.gpus - needs.gpus_per_node,
-            memory_bytes=self.memory_bytes - needs.memory_bytes,
-        )
-
-
-def _charged(resources: Resources) -> tuple[str | None, ...]:
-    """To whom a job is charged, and on which kind of node it runs."""
-    return (resources.account, resources.qos, resources.partition, resources.constraint)
-
-
-def choose_room(rooms: Iterable[Room], needs: Resources, longer_than_s: float = 0.0) -> Room | None:
-    """The tightest room that fits and lasts, so that large ones stay whole; None: a new job is needed."""
-    fitting = (room for room in rooms if room.left_s > longer_than_s and room.fits(needs))
-    return min(fitting, key=lambda room: (room.gpus, room.cpus, room.memory_bytes, room.job_id), default=None)
-
-
-def replicas_per_job(needs: Resources, cluster: Capacity | None) -> int:
-    """How many replicas a new job of a deployment can hold: one, or what fits on a whole node that it has alone.
-
-    0: it will have a node alone, and nobody has said yet how large those are.
-    """
-    if not needs.exclusive:
-        return 1
-    if cluster is None:
-        return 0
-    if cluster.nodes < 1:
-        return 1
-    limits = [
-        (cluster.cpus, max(1, needs.cpus_per_node)),
-        (cluster.gpus, needs.gpus_per_node),
-        (cluster.memory_bytes, needs.memory_bytes),
-    ]
-    return max(1, min(there // cluster.nodes // needed for there, needed in limits if needed))
-
-
-# -- across clusters ---------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

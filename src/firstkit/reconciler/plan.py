@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from math import inf
@@ -12,8 +12,8 @@ from firstkit.config import ResolvedDeployment
 from firstkit.links.messages import PilotReport
 from firstkit.reconciler.budget import Budget
 from firstkit.reconciler.handover import ENDLESS, Life, end_of, life_of
-from firstkit.reconciler.placement import Room, choose_room, replicas_per_job
-from firstkit.schedulers.scheduler import Capacity
+from firstkit.reconciler.packing import Node, Room, Rooms, largest_first, new_job, waiting_room
+from firstkit.schedulers.scheduler import Capacity, Resources
 from firstkit.states import JobState, ReplicaState
 from firstkit.store.jobs import JobRow, ReplicaRow
 
@@ -24,24 +24,27 @@ END_MOVED_S = 2.0
 """Schedulers count in whole seconds: ends that differ by less are the same."""
 SHORTEST = 2.0
 """A job that ends within so many times of what a start takes is no place for another replica."""
+_WAITING = (JobState.SUBMITTING, JobState.PENDING)
 _CANCELLABLE = (JobState.PENDING, JobState.RUNNING)
 
 
 @dataclass(frozen=True, slots=True)
 class SubmitJob:
-    """A new job for ``count`` replicas of a deployment."""
+    """A new job that holds one replica for each of ``deployments``, where a name may stand several times."""
 
-    deployment: str
-    count: int = 1
+    deployments: tuple[str, ...]
+    resources: Resources
 
 
 @dataclass(frozen=True, slots=True)
 class StartReplica:
-    """A replica in a job that runs: a new one, or with ``replica_id`` one that its pilot has not heard of."""
+    """A replica in a job that is there: a new one, or with ``replica_id`` one that its pilot has not heard of. The
+    pilot of a job that ``is_waiting`` hears of it when the job runs."""
 
     deployment: str
     job_id: str
     replica_id: str | None = None
+    is_waiting: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +122,10 @@ class _Work:
     jobs: dict[str, ObservedJob]
     lives: dict[str, Life]
     by_job: dict[str, list[ReplicaRow]]
-    rooms: dict[str, Room]
-    cluster: Capacity | None
+    rooms: Rooms
+    node: Node | None
+    has_nodes: bool
+    """False while nobody has said how large the cluster is."""
     budget: Budget
     orphan_timeout_s: float
     now: datetime
@@ -128,6 +133,8 @@ class _Work:
     """Replicas that shall end."""
     joined: set[str] = field(default_factory=set)
     """Jobs that get one more."""
+    unplaced: list[Desired] = field(default_factory=list)
+    """One entry for each replica that no job has room for."""
     actions: list[Action] = field(default_factory=list)
     waits_for: dict[str, str] = field(default_factory=dict)
 
@@ -159,20 +166,22 @@ def plan(
         jobs={job.row.id: job for job in jobs},
         lives=lives,
         by_job=by_job,
-        rooms={room.job_id: room for room in rooms(jobs, by_job, lives)},
-        cluster=cluster,
+        rooms=rooms(jobs, by_job, lives, Node.of(cluster)),
+        node=Node.of(cluster),
+        has_nodes=cluster is not None,
         budget=budget or Budget(),
         orphan_timeout_s=orphan_timeout_s,
         now=now,
     )
     by_deployment = grouped(replicas, "deployment")
-    lacking = [(want, _adjust(work, want, by_deployment.pop(want.deployment.name, []))) for want in desired]
+    lacking = [want for want in desired if _adjust(work, want, by_deployment.pop(want.deployment.name, []))]
+    _submit(work)
     for rows in by_deployment.values():  # of deployments that are not wanted any more
         _stop(work, [row for row in rows if row.state is not ReplicaState.DRAINING])
     _tell_again(work, {want.deployment.name for want in desired})
     _stop_strays(work)
     _move_ends(work)
-    _cancel(work, [want for want, missing in lacking if missing])
+    _cancel(work, lacking)
     return Plan(work.actions, work.waits_for)
 
 
@@ -189,14 +198,18 @@ def is_alive(row: ReplicaRow, job: ObservedJob | None) -> bool:
     return row.state is not ReplicaState.DRAINING and (job is None or job.row.state is not JobState.ENDING)
 
 
-def rooms(jobs: Iterable[ObservedJob], by_job: dict[str, list[ReplicaRow]], lives: dict[str, Life]) -> list[Room]:
-    """What further replicas may take of running jobs; nothing of those whose pilots could not be told."""
-    found = (_room(job, by_job.get(job.row.id, []), lives[job.row.id]) for job in jobs)
-    return [room for room in found if room is not None]
+def rooms(
+    jobs: Iterable[ObservedJob], by_job: Mapping[str, list[ReplicaRow]], lives: Mapping[str, Life], node: Node | None
+) -> Rooms:
+    """What further replicas may take of jobs; nothing of those that run and whose pilots could not be told."""
+    found = (_room(job, by_job.get(job.row.id, []), lives[job.row.id], node) for job in jobs)
+    return Rooms(room for room in found if room is not None)
 
 
-def _room(job: ObservedJob, rows: list[ReplicaRow], life: Life) -> Room | None:
+def _room(job: ObservedJob, rows: list[ReplicaRow], life: Life, node: Node | None) -> Room | None:
     report = job.report
+    if job.row.state in _WAITING and job.row.resources.exclusive:
+        return waiting_room(job.row.id, job.row.resources, node, [row.needs for row in rows])
     if report is None or report.free_cpus < 1 or job.row.state is not JobState.RUNNING:
         return None
     room = Room(
@@ -245,28 +258,23 @@ def _parted(work: _Work, want: Desired, alive: list[ReplicaRow]) -> tuple[list[R
     if surplus > 0:
         nearly = [row for row in staying if work.life(row).is_nearly_leaving(want.warm_s)]
         nearly = sorted(nearly, key=lambda row: work.life(row).left_s)[:surplus]
-        staying = [row for row in staying if row not in nearly]
+        gone = {row.id for row in nearly}
+        staying = [row for row in staying if row.id not in gone]
         leaving += nearly
     return staying, leaving
 
 
 def _start(work: _Work, want: Desired, missing: int) -> None:
+    """Fill the room that jobs have. What finds none goes into new jobs, once all deployments have been looked at."""
     deployment, needs = want.deployment, want.deployment.resources
-    while missing and (room := choose_room(work.rooms.values(), needs, SHORTEST * want.warm_s)) is not None:
-        work.rooms[room.job_id] = room.without(needs)
+    while missing and (room := work.rooms.take(needs, SHORTEST * want.warm_s)) is not None:
         work.joined.add(room.job_id)
-        work.actions.append(StartReplica(deployment.name, room.job_id))
+        work.actions.append(StartReplica(deployment.name, room.job_id, is_waiting=room.is_waiting))
         missing -= 1
-    per_job = replicas_per_job(needs, work.cluster)
-    if missing and not per_job:
+    if missing and needs.exclusive and not work.has_nodes:
         work.waits_for[deployment.name] = "the size of the cluster's nodes is not known yet"
-    while missing > 0 and per_job:
-        if refusal := work.budget.refusal(deployment.name, deployment.scale, needs):
-            work.waits_for[deployment.name] = refusal
-            return
-        work.budget = work.budget.with_job(deployment.name, needs)
-        work.actions.append(SubmitJob(deployment.name, min(missing, per_job)))
-        missing -= per_job
+    else:
+        work.unplaced += [want] * missing
 
 
 def _hand_over(work: _Work, want: Desired, staying: list[ReplicaRow], leaving: list[ReplicaRow]) -> None:
@@ -281,10 +289,14 @@ def _hand_over(work: _Work, want: Desired, staying: list[ReplicaRow], leaving: l
 
 
 def _least_needed(work: _Work, rows: list[ReplicaRow]) -> list[ReplicaRow]:
-    """Who goes first: what has not started, what loads, who has the fewest requests; of equals the youngest."""
+    """Who goes first: what has not started, what loads; who has the fewest neighbours, so that jobs become empty; who
+    has the fewest requests; of equals the youngest."""
     order = (ReplicaState.QUEUED, ReplicaState.STARTING, ReplicaState.READY)
     youngest_first = sorted(rows, key=lambda row: row.created_at, reverse=True)
-    return sorted(youngest_first, key=lambda row: (order.index(row.state), work.in_flight(row)))
+    return sorted(
+        youngest_first,
+        key=lambda row: (order.index(row.state), len(work.by_job.get(row.job_id, ())), work.in_flight(row)),
+    )
 
 
 def _stop(work: _Work, rows: Iterable[ReplicaRow]) -> None:
@@ -294,6 +306,29 @@ def _stop(work: _Work, rows: Iterable[ReplicaRow]) -> None:
         job = work.jobs.get(row.job_id)
         if job is not None and job.report is not None:
             work.actions.append(StopReplica(row.job_id, row.id, work.life(row).left_s))
+
+
+# -- new jobs ----------------------------------------------------------------------------------------------------------
+
+
+def _submit(work: _Work) -> None:
+    """As few new jobs as hold what found no room; a job is charged to the first deployment in it."""
+    found: dict[str, list[str]] = {}
+    jobs: dict[str, Resources] = {}
+    new = Rooms()
+    for want in sorted(work.unplaced, key=lambda want: largest_first(want.deployment.resources)):
+        name, needs = want.deployment.name, want.deployment.resources
+        room = new.take(needs)
+        if room is not None:
+            found[room.job_id].append(name)
+        elif refusal := work.budget.refusal(name, want.deployment.scale, needs):
+            work.waits_for[name] = refusal
+        else:
+            work.budget = work.budget.with_job(name, needs)
+            room = new_job(f"new {len(jobs)}", needs, work.node)
+            found[room.job_id], jobs[room.job_id] = [name], room.job
+            new.add(room.without(needs))
+    work.actions += [SubmitJob(tuple(names), jobs[job_id]) for job_id, names in found.items()]
 
 
 # -- all jobs ----------------------------------------------------------------------------------------------------------

@@ -13,8 +13,10 @@ from firstkit.reconciler.budget import Budget
 from firstkit.reconciler.closing import Site, why_too_late
 from firstkit.reconciler.forecast import Experience, back_off, job_left_s, wait_s
 from firstkit.reconciler.handover import REQUEST_S, Life, life_of
-from firstkit.reconciler.placement import Place, Queued, Room, choose_room
+from firstkit.reconciler.packing import Node, Rooms
+from firstkit.reconciler.placement import Place, Queued
 from firstkit.reconciler.plan import SHORTEST, Desired, ObservedJob, grouped, is_alive, rooms
+from firstkit.schedulers.scheduler import Capacity
 from firstkit.states import JobState, ReplicaState
 from firstkit.store.jobs import ReplicaRow
 
@@ -45,6 +47,8 @@ class Picture:
     """By model, how much time a replica must have left to be given a request."""
     elsewhere: Mapping[str, float] = field(default_factory=dict)
     """How long a replica of the same model may take on the other clusters until it serves, where any could start."""
+    cluster: Capacity | None = None
+    """None: not known."""
 
     def experience(self, name: str) -> Experience:
         return self.known.get(name, Experience())
@@ -57,9 +61,10 @@ class Picture:
             warm_s = min(UNKNOWN_LOAD_S, deployment.scale.load_timeout)
         return max(warm_s, (said_s or 0.0) + (known.usual_load_s or 0.0))
 
-    def wait_s(self, deployment: ResolvedDeployment, free: Sequence[Room] = ()) -> float:
+    def wait_s(self, deployment: ResolvedDeployment, free: Rooms | None = None) -> float:
         """How long until a replica that is started now begins to load: at once in ``free`` room of a running job."""
-        if choose_room(free, deployment.resources, SHORTEST * self.warm_s(deployment)) is not None:
+        room = free and free.choose(deployment.resources, SHORTEST * self.warm_s(deployment))
+        if room and not room.is_waiting:
             return 0.0
         known = self.experience(deployment.name)
         return wait_s(self.said.get(deployment.name), known.usual_wait_s if known.waits else None) or 0.0
@@ -80,7 +85,7 @@ def places(picture: Picture, deployments: Sequence[ResolvedDeployment]) -> dict[
     by_job = grouped(picture.replicas, "job_id")
     jobs = {job.row.id: job for job in picture.jobs}
     lives = {job_id: life_of(job.row, job.report, picture.site.leaves_at, picture.now) for job_id, job in jobs.items()}
-    free = rooms(picture.jobs, by_job, lives)
+    free = rooms(picture.jobs, by_job, lives, Node.of(picture.cluster))
     by_deployment = grouped(picture.replicas, "deployment")
     return {
         deployment.name: _place(picture, deployment, by_deployment.get(deployment.name, []), jobs, lives, free)
@@ -94,7 +99,7 @@ def _place(
     rows: Sequence[ReplicaRow],
     jobs: Mapping[str, ObservedJob],
     lives: Mapping[str, Life],
-    free: Sequence[Room],
+    free: Rooms,
 ) -> Place:
     needs, scale, warm_s = deployment.resources, deployment.scale, picture.warm_s(deployment)
     too_late = why_too_late(
@@ -127,7 +132,7 @@ def _place(
         queued=tuple(sorted(queued, key=lambda one: one.waited_s, reverse=True)),
         leaving=leaving,
         kept=0 if too_late else picture.kept.get(deployment.name, 0),
-        new=picture.budget.left(deployment.name, scale, needs) + (choose_room(free, needs) is not None),
+        new=picture.budget.left(deployment.name, scale, needs) + (free.choose(needs) is not None),
         limit=picture.budget.refusal(deployment.name, scale, needs),
         obstacle=obstacle,
         is_closing=bool(too_late),

@@ -28,6 +28,8 @@ from unit.reconciler.support import NOW, ONE_CORE, deployment, job, replica, rep
 HOUR = timedelta(hours=1)
 ALONE = replace(ONE_CORE, exclusive=True)
 NODE = Capacity(1, 4, 0, 400, 1, 4, 0, 400)
+WHOLE = replace(ALONE, cpus_per_node=4, memory_bytes=0)
+ONE = SubmitJob(("m@here",), ONE_CORE)
 
 
 def plan(*args: Any, **values: Any) -> list[Action]:
@@ -47,7 +49,7 @@ def ready(replica_id: str, in_flight: int = 0) -> ReplicaReport:
 
 
 def test_each_missing_replica_gets_a_job() -> None:
-    assert plan([Desired(deployment(), 2)], [], [], NOW) == [SubmitJob("m@here"), SubmitJob("m@here")]
+    assert plan([Desired(deployment(), 2)], [], [], NOW) == [ONE, ONE]
 
 
 def test_what_is_on_its_way_is_not_missing() -> None:
@@ -58,18 +60,52 @@ def test_what_is_on_its_way_is_not_missing() -> None:
 
 def test_a_draining_replica_is_replaced_before_it_is_gone() -> None:
     row = replica(state=ReplicaState.DRAINING)
-    assert plan([Desired(deployment(), 1)], [linked(job(), ready(row.id))], [row], NOW) == [SubmitJob("m@here")]
+    assert plan([Desired(deployment(), 1)], [linked(job(), ready(row.id))], [row], NOW) == [ONE]
 
 
 def test_room_in_a_running_job_is_taken_before_a_new_job() -> None:
     jobs = [linked(job(), free_cpus=1, free_memory_bytes=100)]
     wanted = [Desired(deployment(), 2)]
-    assert plan(wanted, jobs, [], NOW) == [StartReplica("m@here", "job-a"), SubmitJob("m@here")]
+    assert plan(wanted, jobs, [], NOW) == [StartReplica("m@here", "job-a"), ONE]
 
 
 def test_jobs_that_have_a_node_alone_are_filled() -> None:
     wanted = [Desired(deployment(resources=ALONE), 6)]
-    assert plan(wanted, [], [], NOW, cluster=NODE) == [SubmitJob("m@here", 4), SubmitJob("m@here", 2)]
+    assert plan(wanted, [], [], NOW, cluster=NODE) == [
+        SubmitJob(("m@here",) * 4, WHOLE),
+        SubmitJob(("m@here",) * 2, WHOLE),
+    ]
+
+
+def test_small_replicas_of_several_models_share_a_new_job() -> None:
+    large = replace(ALONE, cpus_per_node=3)
+    wants = [Desired(deployment(name, resources=needs), 1) for name, needs in (("m@here", ALONE), ("n@here", large))]
+    others = [Desired(deployment("o@here", resources=large), 1), Desired(deployment("p@here"), 1)]
+    made = plan([*wants, *others], [], [], NOW, cluster=NODE)
+    assert made == [SubmitJob(("n@here", "m@here"), WHOLE), SubmitJob(("o@here", "p@here"), WHOLE)]
+
+
+def test_a_job_that_waits_is_filled_before_another_is_asked_for() -> None:
+    jobs = [ObservedJob(job(state=JobState.PENDING, resources=WHOLE))]
+    inside = replica(state=ReplicaState.QUEUED, needs=ALONE)
+    wants = [Desired(deployment(resources=ALONE), 1), Desired(deployment("n@here", resources=ALONE), 4)]
+    made = plan(wants, jobs, [inside], NOW, cluster=NODE)
+    assert made == [*[StartReplica("n@here", "job-a", is_waiting=True)] * 3, SubmitJob(("n@here",), WHOLE)]
+
+
+def test_who_came_while_the_job_waited_is_started_when_it_runs() -> None:
+    first, second = replica(needs=ALONE), replica("rep-b", ReplicaState.QUEUED, needs=ALONE)
+    runs = linked(job(resources=WHOLE), ready("rep-a"), free_cpus=3, free_memory_bytes=300)
+    made = plan([Desired(deployment(resources=ALONE), 2)], [runs], [first, second], NOW, cluster=NODE)
+    assert made == [StartReplica("m@here", "job-a", "rep-b")]
+
+
+def test_of_more_than_are_wanted_those_go_whose_jobs_become_empty() -> None:
+    shared = linked(job(resources=WHOLE), ready("rep-a"), ready("rep-b", in_flight=0))
+    own = linked(job("job-b", resources=WHOLE), ready("rep-c", in_flight=2))
+    rows = [replica(needs=ALONE), replica("rep-b", needs=ALONE), replica("rep-c", job_id="job-b", needs=ALONE)]
+    made = plan([Desired(deployment(resources=ALONE), 2)], [shared, own], rows, NOW, cluster=NODE)
+    assert [action for action in made if isinstance(action, StopReplica)] == [StopReplica("job-b", "rep-c")]
 
 
 def test_while_the_size_of_nodes_is_unknown_nobody_gets_one_alone() -> None:
@@ -143,7 +179,7 @@ def test_a_pilot_that_should_have_left_long_ago_loses_its_job() -> None:
 
 def test_a_replica_whose_job_is_ending_is_replaced() -> None:
     jobs = [linked(job(state=JobState.ENDING), ready("rep-a"))]
-    assert plan([Desired(deployment(), 1)], jobs, [replica()], NOW) == [SubmitJob("m@here")]
+    assert plan([Desired(deployment(), 1)], jobs, [replica()], NOW) == [ONE]
 
 
 # -- limits ------------------------------------------------------------------------------------------------------------
@@ -152,7 +188,7 @@ def test_a_replica_whose_job_is_ending_is_replaced() -> None:
 def test_what_may_not_be_spent_is_not_submitted() -> None:
     budget = Budget(Spending(nodes=2), Account(nodes=1))
     made = whole_plan([Desired(deployment(), 3)], [], [], NOW, budget=budget)
-    assert made.actions == [SubmitJob("m@here")]
+    assert made.actions == [ONE]
     assert made.waits_for == {"m@here": "at most 2 nodes may be used on this cluster"}
 
 
@@ -166,7 +202,7 @@ def test_submissions_of_an_hour_are_counted_for_each_deployment() -> None:
     scale = Scale(max=4, submissions_per_hour=5)
     budget = Budget(deployments={"m@here": Account(submissions=5)})
     wants = [Desired(deployment(scale=scale), 1), Desired(deployment("n@here", scale=scale), 1)]
-    assert plan(wants, [], [], NOW, budget=budget) == [SubmitJob("n@here")]
+    assert plan(wants, [], [], NOW, budget=budget) == [SubmitJob(("n@here",), ONE_CORE)]
 
 
 # -- hand-over ---------------------------------------------------------------------------------------------------------
@@ -188,7 +224,7 @@ def want(count: int = 1, **values: Any) -> Desired:
 
 def test_a_successor_is_submitted_when_it_is_time_and_the_old_one_serves_on() -> None:
     assert plan([want()], [ending(LEAD_S + 1)], [replica()], NOW) == []
-    assert plan([want()], [ending(LEAD_S - 1)], [replica()], NOW) == [SubmitJob("m@here")]
+    assert plan([want()], [ending(LEAD_S - 1)], [replica()], NOW) == [ONE]
 
 
 def test_a_successor_is_submitted_once() -> None:
@@ -228,7 +264,7 @@ def test_on_a_cluster_that_is_left_nothing_is_started_and_the_rest_stands_in() -
 def test_maintenance_ends_every_job() -> None:
     jobs = [linked(job(started_at=NOW - HOUR), ready("rep-a"))]
     soon = NOW + timedelta(seconds=LEAD_S - 1)
-    assert plan([want()], jobs, [replica()], NOW, leaves_at=soon) == [SubmitJob("m@here")]
+    assert plan([want()], jobs, [replica()], NOW, leaves_at=soon) == [ONE]
 
 
 def test_in_the_first_half_of_its_life_nobody_makes_room() -> None:
@@ -236,7 +272,7 @@ def test_in_the_first_half_of_its_life_nobody_makes_room() -> None:
     short = job(started_at=NOW - timedelta(seconds=59), ends_at=ends_at)
     jobs = [linked(short, ready("rep-a"), ends_at=ends_at.timestamp())]
     assert plan([want()], jobs, [replica()], NOW) == []
-    assert plan([want()], jobs, [replica()], NOW + timedelta(seconds=2)) == [SubmitJob("m@here")]
+    assert plan([want()], jobs, [replica()], NOW + timedelta(seconds=2)) == [ONE]
 
 
 def test_a_job_that_ends_soon_is_no_place_for_a_successor() -> None:
@@ -289,4 +325,4 @@ def test_a_pilot_is_told_when_the_end_of_its_job_has_moved() -> None:
 def test_the_pilot_knows_an_end_that_no_poll_has_shown() -> None:
     row = job(started_at=NOW - 6 * HOUR)
     jobs = [linked(row, ready("rep-a"), ends_at=NOW.timestamp() + 100)]
-    assert plan([want()], jobs, [replica()], NOW) == [SubmitJob("m@here")]
+    assert plan([want()], jobs, [replica()], NOW) == [ONE]
