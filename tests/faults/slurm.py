@@ -57,14 +57,15 @@ def deployment(cluster: SlurmCluster, engine: dict[str, Any] = ENGINE, **more: A
 @contextlib.contextmanager
 def slurm_lab(
     clusters: list[SlurmCluster],
-    deployments: list[dict[str, Any]],
+    deployments: list[dict[str, Any]] | dict[str, list[dict[str, Any]]],
     sections: dict[str, Any] | None = None,
     **server: Any,
 ) -> Iterator[Lab]:
-    """A started FIRST with the model ``m``. Nothing is left in the schedulers afterwards."""
+    """A started FIRST with the model ``m``, or with several by name. Nothing is left in the schedulers afterwards."""
+    models = deployments if isinstance(deployments, dict) else {"m": deployments}
     found = {cluster.name: section(cluster, **(sections or {}).get(cluster.name, {})) for cluster in clusters}
     server = {"pilot_listen": f"127.0.0.1:{free_port()}", "max_wait": "60s", **server}
-    lab = Lab.make({"m": {"deployments": deployments}}, None, found, **server)
+    lab = Lab.make({name: {"deployments": ours} for name, ours in models.items()}, None, found, **server)
     try:
         lab.start()
         yield lab

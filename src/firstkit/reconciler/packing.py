@@ -15,7 +15,8 @@ Charged = tuple[str | None, ...]
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What a job has left for further replicas. ``left_s``: until it ends; ``is_waiting``: it has not begun."""
+    """What a job has left for further replicas. ``left_s``: until it ends; ``is_waiting``: it has not begun;
+    ``usual_s``: how long a job lives that says nothing of that, where this is one."""
 
     job_id: str
     cpus: int
@@ -24,6 +25,7 @@ class Room:
     job: Resources
     left_s: float = inf
     is_waiting: bool = False
+    usual_s: float = inf
 
     def fits(self, needs: Resources) -> bool:
         """Whether a replica may join: enough is free, for long enough, and charged to whom it should be."""
@@ -32,7 +34,7 @@ class Room:
             and self.cpus >= max(1, needs.cpus_per_node)
             and self.gpus >= needs.gpus_per_node
             and self.memory_bytes >= needs.memory_bytes
-            and self.left_s >= (inf if needs.walltime_s is None else needs.walltime_s / 2)
+            and self.left_s >= (self.usual_s if needs.walltime_s is None else needs.walltime_s) / 2
             and (self.job.exclusive or not needs.exclusive)
             and charged(self.job) == charged(needs)
         )

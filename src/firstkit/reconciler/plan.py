@@ -213,7 +213,13 @@ def _room(job: ObservedJob, rows: list[ReplicaRow], life: Life, node: Node | Non
     if report is None or report.free_cpus < 1 or job.row.state is not JobState.RUNNING:
         return None
     room = Room(
-        job.row.id, report.free_cpus, report.free_gpus, report.free_memory_bytes, job.row.resources, life.left_s
+        job.row.id,
+        report.free_cpus,
+        report.free_gpus,
+        report.free_memory_bytes,
+        job.row.resources,
+        life.left_s,
+        usual_s=life.whole_s if job.row.resources.walltime_s is None else inf,
     )
     for row in _untold(report, rows):
         room = room.without(row.needs)

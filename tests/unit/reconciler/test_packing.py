@@ -73,6 +73,12 @@ def test_a_job_that_ends_soon_is_no_place() -> None:
     assert choose([ending], NEEDS) is None
 
 
+def test_where_nobody_said_how_long_a_job_shall_live_half_of_what_it_got_is_enough() -> None:
+    day = replace(ROOM, left_s=12.0, usual_s=24.0)
+    assert choose([day], NEEDS) is day
+    assert choose([replace(day, left_s=11.0)], NEEDS) is None
+
+
 def test_who_wants_a_node_alone_joins_only_such_jobs() -> None:
     assert choose([ROOM], ALONE) is None
     shared = replace(ROOM, job=Resources(exclusive=True))
