@@ -224,6 +224,10 @@ class SchedulerSilent(FirstError):
     """The scheduler (or the way to it) is not answering; nothing follows from that about its jobs."""
 
 
+class ParseError(SchedulerSilent):
+    """The answer of the scheduler cannot be understood, so it is none."""
+
+
 class SchedulerRefused(FirstError):
     """The scheduler answered and said no."""
 

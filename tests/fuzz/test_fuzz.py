@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 
-from fuzz import fuzz_body, fuzz_frames, fuzz_head, fuzz_sse
+from fuzz import fuzz_body, fuzz_frames, fuzz_head, fuzz_pbs, fuzz_sse
 from fuzz.driver import Target
 
 
 @pytest.mark.parametrize(
-    "module", [fuzz_body, fuzz_frames, fuzz_head, fuzz_sse], ids=lambda module: module.__name__.rpartition("_")[2]
+    "module",
+    [fuzz_body, fuzz_frames, fuzz_head, fuzz_pbs, fuzz_sse],
+    ids=lambda module: module.__name__.rpartition("_")[2],
 )
 def test_a_moment_of_it(module: Any) -> None:
     target: Target = module.TARGET

@@ -80,7 +80,7 @@ def public_key_of(key_file: Path) -> str:
 
 def allowed_of(config: Config, name: str) -> Allowed:
     """The least that the configuration needs on the cluster: its engines, with the options that size them and what its
-    deployments say besides, its weights, partitions, accounts, QOS and directives."""
+    deployments say besides, its weights, partitions (of PBS: queues), accounts, projects, QOS and directives."""
     cluster = config.clusters[name]
     deployments = [deployment for deployment in config.deployments() if deployment.cluster == name]
     needs = [deployment.resources for deployment in deployments]
@@ -90,8 +90,9 @@ def allowed_of(config: Config, name: str) -> Allowed:
         env=dict(cluster.env),
         engines=_engines([engine.spec(key) for key, engine in cluster.engines.items()], deployments),
         weights=_weights(cluster.models_root, deployments),
-        partitions=_names(usual.get("partition"), [need.partition for need in needs]),
+        partitions=_names(usual.get("partition") or usual.get("queue"), [need.partition for need in needs]),
         accounts=_names(usual.get("account"), [need.account for need in needs]),
+        projects=(usual.get("project"),) if cluster.scheduler.kind == "pbs" else None,
         qos=_names(usual.get("qos"), [need.qos for need in needs]),
         directives=tuple(sorted({*usual.get("directives", ()), *(one for need in needs for one in need.directives)})),
     )

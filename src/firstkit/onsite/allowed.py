@@ -46,9 +46,9 @@ class AllowedEngine:
 
 @dataclass(frozen=True)
 class Allowed:
-    """The list. ``weights``: files, or folders below which weights may lie. Partitions, accounts and QOS: None allows
-    any, None in a list allows to name none. ``directives``: the options of sbatch that jobs may carry, letter by
-    letter. ``path``: where the list was read; it does not stand in the file."""
+    """The list. ``weights``: files, or folders below which weights may lie. Partitions (of PBS: queues), accounts,
+    projects and QOS: None allows any, None in a list allows to name none. ``directives``: the options of sbatch that
+    jobs may carry, letter by letter. ``path``: where the list was read; it does not stand in the file."""
 
     scheduler: str = "local"
     env: dict[str, str] = field(default_factory=dict)
@@ -56,6 +56,7 @@ class Allowed:
     weights: tuple[str, ...] = ()
     partitions: Optional[tuple[Optional[str], ...]] = None
     accounts: Optional[tuple[Optional[str], ...]] = None
+    projects: Optional[tuple[Optional[str], ...]] = None
     qos: Optional[tuple[Optional[str], ...]] = None
     directives: tuple[str, ...] = ()
     max_nodes: Optional[int] = None

@@ -154,8 +154,12 @@ def make_scheduler(request: Request, runner: Sequence[str]) -> Scheduler:
         from firstkit.schedulers.slurm import slurm_scheduler
 
         return slurm_scheduler(request.state_dir, request.scheduler, os.environ)
+    if kind == "pbs":
+        from firstkit.schedulers.pbs import pbs_scheduler
+
+        return pbs_scheduler(request.state_dir, request.scheduler, os.environ)
     if kind != "local":
-        raise WireError("scheduler.kind: one of local, slurm is needed")
+        raise WireError("scheduler.kind: one of local, slurm, pbs is needed")
     from firstkit.schedulers.local import local_scheduler
 
     return local_scheduler(request.state_dir, request.scheduler, [*runner, "keep"], os.environ)
@@ -176,7 +180,7 @@ def submit(scheduler: Scheduler, state_dir: str, spec: JobSpec, runner: Sequence
         write_file(pilot_file, encode(spec.pilot))
         try:
             part = TRIAL if TRIAL in spec.pilot else "pilot"
-            return scheduler.submit(spec, [*runner, part, "."], folder)
+            return scheduler.submit(spec, [*runner, part, folder], folder)
         except SchedulerRefused:
             os.unlink(pilot_file)
             raise

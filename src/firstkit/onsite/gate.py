@@ -24,7 +24,9 @@ READ_LIMIT_S = 30
 USAGE = "usage: first-onsite gate --state-dir DIR\n"
 
 _NUMBERS = ("cpus", "memory_gib", "gpus", "grace_s", "command_timeout", "poll_interval")
-_TEXTS = ("gpu_type", "constraint")
+_TEXTS = ("gpu_type", "constraint", "gpu_resource")
+_NAME_LISTS = ("filesystems", "devices")
+_FLAGS = ("assigns_gpus",)
 
 
 def main(argv: Sequence[str], runner: Sequence[str], env: Mapping[str, str]) -> int:
@@ -68,15 +70,42 @@ def settings_at_gate(allowed: Allowed, asked: Mapping[str, Any]) -> dict[str, An
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise ConfigError(f"scheduler.{name}: a number is needed")
             found[name] = value
-    lists = {"partition": allowed.partitions, "account": allowed.accounts, "qos": allowed.qos}
-    for name in (*_TEXTS, *lists):
+    for name in _FLAGS:
+        if name in asked:
+            if not isinstance(asked[name], bool):
+                raise ConfigError(f"scheduler.{name}: true or false is needed")
+            found[name] = asked[name]
+    return {**found, **_texts(allowed, asked)}
+
+
+def _texts(allowed: Allowed, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Texts and lists of texts, held against the list where it has something to say of them."""
+    found: dict[str, Any] = {}
+    there = {
+        "partition": allowed.partitions,
+        "queue": allowed.partitions,
+        "account": allowed.accounts,
+        "project": allowed.projects,
+        "qos": allowed.qos,
+    }
+    for name in (*_TEXTS, *there):
         value = asked.get(name)
         if value is not None:
-            if not isinstance(value, str):
-                raise ConfigError(f"scheduler.{name}: text is needed")
-            check_choice(allowed, name, value, lists.get(name))
-            found[name] = value
+            found[name] = _choice(allowed, name, value, there.get(name))
+    for name in _NAME_LISTS:
+        values = asked.get(name)
+        if values is not None:
+            if not isinstance(values, (list, tuple)):
+                raise ConfigError(f"scheduler.{name}: a list is needed")
+            found[name] = [_choice(allowed, name, value, None) for value in values]
     return found
+
+
+def _choice(allowed: Allowed, name: str, value: Any, there: Any) -> str:
+    if not isinstance(value, str):
+        raise ConfigError(f"scheduler.{name}: text is needed")
+    check_choice(allowed, name, value, there)
+    return value
 
 
 def _say(answer: Mapping[str, Any]) -> None:

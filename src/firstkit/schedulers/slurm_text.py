@@ -201,12 +201,6 @@ def parse_time(text: str) -> Optional[float]:
         return None
 
 
-def last_words(text: str, limit: int = 300) -> str:
-    """What a command said last, for people."""
-    lines = [line.strip() for line in text.split("\n") if line.strip()]
-    return lines[-1][:limit] if lines else "it gave no reason"
-
-
 def _line(text: str) -> Optional[_Line]:
     fields = text.split("|", _JOB_FIELDS - 1)
     if len(fields) < _JOB_FIELDS or not _NUMBER.match(fields[1]) or not _STATE.fullmatch(fields[2]):

@@ -131,6 +131,11 @@ def test_jobs_have_what_the_list_gives() -> None:
             check_resources(bounds, replace(good, **changes))  # type: ignore[arg-type]
 
 
+def test_a_list_says_which_projects_a_gateway_may_name() -> None:
+    assert parse_allowed({"scheduler": "pbs", "projects": ["science", None]}).projects == ("science", None)
+    assert parse_allowed({"scheduler": "pbs"}).projects is None
+
+
 # -- the file ----------------------------------------------------------------------------------------------------------
 
 

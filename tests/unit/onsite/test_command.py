@@ -73,7 +73,7 @@ def test_submit_writes_the_secret_to_one_private_file_and_starts_the_pilot_there
 ) -> None:
     assert ask("submit", tmp_path, job=spec(token="s3cret")) == {"ok": True, "result": f"written-{JOB}"}
     folder = tmp_path / "jobs" / JOB
-    assert scheduler.jobs[JOB] == ([*RUNNER, "pilot", "."], str(folder))
+    assert scheduler.jobs[JOB] == ([*RUNNER, "pilot", str(folder)], str(folder))
     assert json.loads((folder / "pilot.json").read_text()) == {"token": "s3cret"}
     assert stat.S_IMODE((folder / "pilot.json").stat().st_mode) == 0o600
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
@@ -156,7 +156,7 @@ def test_running_jobs_tell_where_they_can_be_dialled(scheduler: WrittenScheduler
 
 def test_a_trial_is_another_program(scheduler: WrittenScheduler, tmp_path: Path) -> None:
     ask("submit", tmp_path, job=spec(trial={}))
-    assert scheduler.jobs[JOB][0] == [*RUNNER, "trial", "."]
+    assert scheduler.jobs[JOB][0] == [*RUNNER, "trial", str(tmp_path / "jobs" / JOB)]
 
 
 def test_the_list_of_the_cluster_is_honoured_where_there_is_one(scheduler: WrittenScheduler, tmp_path: Path) -> None:

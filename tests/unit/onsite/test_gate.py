@@ -118,6 +118,36 @@ def test_settings_that_are_refused(changes: dict[str, Any], words: str) -> None:
     assert words in caught.value.message
 
 
+PBS_LIST = Allowed("pbs", {}, partitions=("prod",), accounts=("p",), projects=(None,), path="/x/allowed.json")
+
+
+def test_settings_of_pbs_are_those_that_name_no_program() -> None:
+    asked: dict[str, Any] = {
+        "kind": "pbs", "queue": "prod", "account": "p", "project": None, "filesystems": ["home", "eagle"],
+        "devices": ["0", "1"], "assigns_gpus": False, "gpu_resource": "ngpus", "constraint": "a=1", "env": {},
+    }  # fmt: skip
+    found = settings_at_gate(PBS_LIST, {**asked, "qsub": "/tmp/x"})
+    assert found == {name: value for name, value in asked.items() if value is not None}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"queue": "debug"}, 'the queue "debug" is not in'),
+        ({"account": "q"}, 'the account "q" is not in'),
+        ({"project": "x"}, 'the project "x" is not in'),
+        ({"assigns_gpus": "no"}, "scheduler.assigns_gpus: true or false"),
+        ({"devices": "0"}, "scheduler.devices: a list"),
+        ({"devices": [0]}, "scheduler.devices: text"),
+        ({"filesystems": ["a\n"]}, "the filesystems is no printable text"),
+    ],
+)
+def test_settings_of_pbs_that_are_refused(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises((ConfigError, NotAllowed)) as caught:
+        settings_at_gate(PBS_LIST, {"kind": "pbs", **changes})
+    assert words in caught.value.message
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),

@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 
 from firstkit.onsite.allotment import Share
+from firstkit.onsite.devices import FolderRefused, visible_variable
 from firstkit.onsite.job import Job, job_of, read_job
 
 MIB = 1024**2
@@ -55,6 +56,71 @@ def test_the_end_is_what_slurm_says_else_the_walltime_from_now() -> None:
     assert job(SLURM).ends_at is None
     assert job({**SLURM, "FIRST_JOB_WALLTIME": "600"}).ends_at == 1600.0
     assert job({**SLURM, "FIRST_JOB_WALLTIME": "600", "SLURM_JOB_END_TIME": "1500"}).ends_at == 1500.0
+
+
+PBS = {
+    "PBS_JOBID": "7.head", "NCPUS": "4", "FIRST_JOB_CPUS": "4", "FIRST_JOB_MEMORY": "50", "FIRST_JOB_WALLTIME": "600",
+}  # fmt: skip
+
+
+def test_a_job_of_pbs_knows_what_its_submission_told_it() -> None:
+    assert job(PBS, [2, 5, 6, 7]) == Job(Share((2, 5, 6, 7), (), 50), 1600.0)
+    assert job(PBS, range(64)) == Job(Share((0, 1, 2, 3), (), 50, is_bound=False), 1600.0)
+
+
+def test_a_job_of_pbs_that_was_told_nothing_has_what_pbs_says() -> None:
+    assert job({"PBS_JOBID": "7.head", "NCPUS": "2"}, range(64)) == Job(Share((0, 1), (), 99, is_bound=False), None)
+
+
+def test_a_job_of_pbs_that_has_its_host_for_itself_has_all_cores_of_it() -> None:
+    assert job({**PBS, "FIRST_JOB_EXCLUSIVE": "1"}, range(64)).total == Share(tuple(range(64)), (), 50)
+
+
+def test_gpus_that_pbs_itself_gives_are_taken_as_they_are() -> None:
+    env = {**PBS, "FIRST_JOB_GPUS": "2", "CUDA_VISIBLE_DEVICES": "GPU-a,GPU-b"}
+    found = read_job(env)
+    assert (found.total.gpus, found.env) == (("GPU-a", "GPU-b"), {})
+
+
+@pytest.mark.parametrize(
+    ("devices", "gpus"), [("", ("0", "1")), ("3+2+1+0", ("3", "2")), ("GPU-a+GPU-b", ("GPU-a", "GPU-b"))]
+)
+def test_gpus_of_a_host_that_is_ours_alone_are_counted_or_those_configured(devices: str, gpus: tuple[str, ...]) -> None:
+    env = {**PBS, "FIRST_JOB_GPUS": "2", "FIRST_JOB_EXCLUSIVE": "1", "FIRST_JOB_DEVICES": devices}
+    found = read_job(env)
+    assert found.total.gpus == gpus
+    assert found.env == {visible_variable(): ",".join(gpus)}
+
+
+def test_gpus_of_a_host_that_others_use_are_those_that_are_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+
+    def take(wanted: int, listed: tuple[str, ...]) -> tuple[str, ...]:
+        taken.append((wanted, listed))
+        return ("1", "3")
+
+    monkeypatch.setattr("firstkit.onsite.job.take_devices", take)
+    found = read_job({**PBS, "FIRST_JOB_GPUS": "2", "FIRST_JOB_DEVICES": "0+1+2+3"})
+    assert taken == [(2, ("0", "1", "2", "3"))]
+    assert found.total.gpus == ("1", "3")
+    assert found.env[visible_variable()] == "1,3"
+
+
+def test_a_job_to_which_pbs_gave_no_gpus_in_spite_of_all_has_none(caplog: pytest.LogCaptureFixture) -> None:
+    assert read_job({**PBS, "FIRST_JOB_GPUS": "2"}).total.gpus == ()
+    assert "'assigns_gpus' is not true here" in caplog.text
+
+
+def test_a_job_that_can_take_no_gpus_has_none(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(wanted: int, listed: tuple[str, ...]) -> tuple[str, ...]:
+        raise FolderRefused("/tmp/x is not a folder of this user alone: remove it")
+
+    monkeypatch.setattr("firstkit.onsite.job.take_devices", refuse)
+    found = read_job({**PBS, "FIRST_JOB_GPUS": "2", "FIRST_JOB_DEVICES": "0+1"})
+    assert found.total.gpus == ()
+    assert "not a folder of this user alone" in caplog.text
 
 
 def test_an_environment_that_says_little_or_nonsense_is_no_error() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from firstkit.errors import SchedulerRefused, SchedulerSilent
-from firstkit.schedulers import slurm
+from firstkit.schedulers import notes, slurm
 from firstkit.schedulers.scheduler import Estimate, JobSpec, Resources
 from firstkit.schedulers.slurm import slurm_scheduler
 from firstkit.states import JobState
@@ -249,7 +249,7 @@ def test_folders_go_a_day_after_the_end(lab: ScriptedSlurm) -> None:
     lab.has("COMPLETED")
     lab.scheduler.poll()
     lab.answers("squeue")
-    old = time.time() - slurm.KEEP_ENDED_S - 10
+    old = time.time() - notes.KEEP_ENDED_S - 10
     os.utime(folder / "ended.json", (old, old))
     assert JOB in lab.scheduler.poll()
     assert not folder.exists()
@@ -259,7 +259,7 @@ def test_folders_go_a_day_after_the_end(lab: ScriptedSlurm) -> None:
 def test_folders_of_jobs_that_slurm_shows_stay_however_old(lab: ScriptedSlurm) -> None:
     folders = [lab.job_folder(), lab.job_folder(OTHER)]
     for folder in folders:
-        old = time.time() - slurm.KEEP_UNKNOWN_S - 10
+        old = time.time() - notes.KEEP_UNKNOWN_S - 10
         os.utime(folder, (old, old))
     lab.has("RUNNING")
     lab.scheduler.poll()

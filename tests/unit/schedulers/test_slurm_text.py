@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from firstkit.errors import SchedulerSilent
+from firstkit.schedulers.calls import last_words
 from firstkit.schedulers.scheduler import Capacity, JobNews
 from firstkit.schedulers.slurm_commands import MIB, NODE_COLUMNS
 from firstkit.schedulers.slurm_text import (
     STATES,
     capacity_of,
-    last_words,
     parse_accounting,
     parse_exit_code,
     parse_held_again,
@@ -240,10 +240,6 @@ def test_recorded_last_words(name: str, words: str) -> None:
     assert last_words(recorded(f"{name}.txt")) == words
 
 
-def test_no_last_words() -> None:
-    assert last_words(" \n") == "it gave no reason"
-
-
 # -- sinfo -------------------------------------------------------------------------------------------------------------
 
 
@@ -341,7 +337,6 @@ def test_any_text_is_an_answer_or_silence(text: str) -> None:
     parse_submitted(text)
     parse_exit_code(text)
     parse_start(f"x to start at {text}")
-    last_words(text)
 
 
 @given(st.integers(0, 100))
