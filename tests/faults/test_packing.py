@@ -1,4 +1,4 @@
-"""Small replicas of several models in one job of real Slurm: they share it, and come and go without disturbing others."""
+"""Small replicas of several models in one job of real Slurm: they share it, and leave the others alone."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from firstkit.config import Config, Limits, load_config, parse_config
 from firstkit.errors import ConfigError
+from firstkit.schedulers import pbs_commands
 from firstkit.schedulers.slurm_commands import read_defaults, shape_options
 
 COMMAND = {"kind": "command", "argv": ["/opt/x"]}
@@ -121,7 +122,7 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
     (minimal(budgets=[{"node_hours": 1, "each": "user"}]), "  budgets[0]: node_hours: these are of projects"),
     (minimal(budgets=[{"tokens": 1, "each": "user", "user": "x"}]), "  budgets[0]: each: the user is named"),
     (minimal(clusters={"a b": {}}), "  clusters.a b: 'a b' is not allowed: must be letters, digits"),
-    (minimal(clusters={"here": {"scheduler": {"kind": "pbs"}}}), "  clusters.here.scheduler.kind: 'pbs' is not"),
+    (minimal(clusters={"here": {"scheduler": {"kind": "lsf"}}}), "  clusters.here.scheduler.kind: 'lsf' is not"),
     (minimal(clusters={"here": {"x": 1}}), "  clusters.here.x: unknown key; allowed: kind, scheduler, carrier, link"),
     (minimal(models={"a b": {"deployments": []}}), "  models.a b: 'a b' is not allowed: must be letters, digits"),
     (minimal(models={"m": {"deployments": []}}), "  models.m.deployments: [] is not allowed: "),
@@ -158,11 +159,14 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
     (with_deployment(cluster="there"), f"  {D}.cluster: 'there' is not a cluster; allowed: here"),
     (with_deployment(scale={"hot": 2}), f"  {D}.scale: hot: 2 is more than max: 1"),
     (with_deployment(scale={"replicas": 2}), f"  {D}.scale.replicas: unknown key; allowed: hot, max, max_in_flight"),
-    (with_deployment(resources={"nodes": 2}), f"  {D}.resources.nodes: 2 is not allowed: Input should be less than"),
+    (with_deployment(resources={"nodes": 0}), f"  {D}.resources.nodes: 0 is not allowed: Input should be greater"),
     (with_deployment(resources={"walltime": "9s"}), f"  {D}.resources.walltime: '9s' is not allowed: Input should be"),
     (with_deployment(resources={"walltime": float("inf")}), f"  {D}.resources.walltime: inf is not allowed"),
     (with_deployment(resources={"memory_gib": float("nan")}), f"  {D}.resources.memory_gib: nan is not allowed"),
-    (with_deployment(weights={"path": "x", "rev": "y"}), f"  {D}.weights.rev: unknown key; allowed: path, revision"),
+    (
+        with_deployment(weights={"path": "x", "rev": "y"}),
+        f"  {D}.weights.rev: unknown key; allowed: path, stage, revision",
+    ),
 ]
 
 
@@ -411,3 +415,108 @@ models:
     settings = config.clusters["far"].scheduler_settings()
     options = shape_options(deployment.resources, read_defaults(settings))
     assert options[-4:] == ["--partition=gpu", "--qos=high", "--licenses=x", "--switches=1"]
+
+
+PBS = "{kind: pbs, queue: prod, account: proj, project: science, filesystems: [home], constraint: a=1}"
+
+
+def on_pbs(resources: str, scheduler: str = PBS) -> str:
+    return f"""
+clusters: {{far: {{scheduler: {scheduler}}}}}
+models: {{m: {{deployments: [{{cluster: far, engine: {{kind: command, argv: [x]}}, resources: {resources}}}]}}}}
+"""
+
+
+def test_what_holds_for_all_jobs_of_pbs_reaches_each_job_once() -> None:
+    config = parse_config(on_pbs("{partition: big}"))
+    [deployment] = config.deployments()
+    assert deployment.resources.partition == "big"
+    settings = config.clusters["far"].scheduler_settings()
+    options = pbs_commands.shape_options(deployment.resources, pbs_commands.read_defaults(settings))
+    assert options[:2] == ["-l", "select=1:ncpus=1:mem=1024mb:a=1"]
+    assert options[-8:] == ["-l", "filesystems=home", "-q", "big", "-A", "proj", "-P", "science"]
+
+
+@pytest.mark.parametrize(
+    ("resources", "field", "words"),
+    [
+        ("{qos: high}", "qos", "PBS has no QOS"),
+        ("{directives: [--x=1]}", "directives", "PBS takes none"),
+        ("{constraint: a100}", "constraint", "resources of a chunk are needed"),
+        ("{gpus_per_node: 2}", "gpus_per_node", "exclusive: true"),
+        ("{gpus_per_node: 2}", "gpus_per_node", "assigns_gpus: true"),
+        ("{gpus_per_node: 2}", "gpus_per_node", "devices: [...]"),
+    ],
+)
+def test_what_a_job_of_pbs_cannot_have_is_refused_with_its_field(resources: str, field: str, words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(on_pbs(resources))
+    assert f"models.m.deployments[0].resources.{field}: " in caught.value.message
+    assert words in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("resources", "scheduler"),
+    [
+        ("{gpus_per_node: 2, exclusive: true}", PBS),
+        ("{gpus_per_node: 2}", "{kind: pbs, assigns_gpus: true}"),
+        ("{gpus_per_node: 2}", "{kind: pbs, devices: ['0', '1']}"),
+    ],
+)
+def test_each_way_to_gpus_of_pbs_is_valid(resources: str, scheduler: str) -> None:
+    assert parse_config(on_pbs(resources, scheduler)).deployments()
+
+
+SPREAD = {"nodes": 2, "exclusive": True}
+RANKED = {"kind": "command", "argv": ["/x", "{rank}", "{socket}"]}
+
+
+@pytest.mark.parametrize(
+    ("resources", "engine", "scheduler", "message"),
+    [
+        (SPREAD, RANKED, "local", "resources.nodes: more than 1 needs a scheduler of kind 'slurm' or 'pbs'"),
+        ({"nodes": 2}, RANKED, "slurm", "resources.exclusive: must be true where a replica has several nodes"),
+        (SPREAD, {"kind": "sglang"}, "slurm", "engine: an engine of kind 'sglang' runs on one node; on several: vllm"),
+        (SPREAD, {"kind": "command", "argv": ["/x", "{socket}"]}, "pbs", "engine.argv: {rank} is needed"),
+    ],
+)
+def test_a_replica_of_several_nodes_that_nobody_could_start(
+    resources: dict[str, Any], engine: dict[str, Any], scheduler: str, message: str
+) -> None:
+    deployment = {"cluster": "c", "engine": engine, "resources": resources, "weights": "w"}
+    clusters = {"c": {"scheduler": {"kind": scheduler}}}
+    with pytest.raises(ConfigError) as caught:
+        parse({"clusters": clusters, "models": {"m": {"deployments": [deployment]}}})
+    assert f"models.m.deployments[0].{message}" in str(caught.value)
+
+
+@pytest.mark.parametrize("scheduler", ["slurm", "pbs"])
+@pytest.mark.parametrize("engine", [RANKED, {"kind": "vllm"}])
+def test_a_replica_of_several_nodes(scheduler: str, engine: dict[str, Any]) -> None:
+    deployment = {"cluster": "c", "engine": engine, "resources": SPREAD, "weights": "w"}
+    clusters = {"c": {"scheduler": {"kind": scheduler}}}
+    config = parse({"clusters": clusters, "models": {"m": {"deployments": [deployment]}}})
+    assert config.deployments()[0].resources.nodes == 2
+
+
+@pytest.mark.parametrize(
+    ("cluster", "path", "sentence"),
+    [
+        ({}, "/m", "deployments[0].weights.stage: 'node-local' needs clusters.here.scratch, a folder of each node"),
+        ({"scratch": "tmp"}, "/m", "clusters.here.scratch: 'tmp' must begin with / or a variable: $TMPDIR"),
+        ({"scratch": "/tmp"}, "m", "weights.path: 'm' must be absolute to be copied, or below models_root"),
+    ],
+)
+def test_copies_of_weights_need_a_place_on_the_node(cluster: dict[str, str], path: str, sentence: str) -> None:
+    weights = {"path": path, "stage": "node-local"}
+    assert sentence in fault(with_deployment({"here": cluster}, weights=weights))
+
+
+def test_weights_are_copied_where_the_configuration_says_so() -> None:
+    config = parse(
+        with_deployment(
+            {"here": {"scratch": "$TMPDIR", "models_root": "/models"}}, weights={"path": "m", "stage": "node-local"}
+        )
+    )
+    [deployment] = config.deployments()
+    assert (deployment.weights, deployment.replica_spec("rep-1").stage) == ("/models/m", "node-local")

@@ -10,14 +10,15 @@ from pydantic import model_validator
 
 from firstkit.config.accounting import Accounting, Budget, Limits, Project
 from firstkit.config.auth import Auth
-from firstkit.config.clusters import Cluster, LocalScheduler, SlurmScheduler
+from firstkit.config.clusters import Cluster, LocalScheduler, PbsScheduler, SlurmScheduler
+from firstkit.config.engines import Engine
 from firstkit.config.kinds import Line, ModelName, Name, Section
 from firstkit.config.models import Deployment, Model, Scale, Weights
 from firstkit.config.server import Server
-from firstkit.engines.engine import EngineSpec, ReplicaSpec
+from firstkit.engines.engine import SPREAD, EngineSpec, ReplicaSpec
 from firstkit.engines.registry import OF_FILES
+from firstkit.schedulers import pbs_commands, slurm_commands
 from firstkit.schedulers.scheduler import Resources
-from firstkit.schedulers.slurm_commands import read_defaults, with_defaults
 
 
 class Config(Section):
@@ -85,6 +86,12 @@ class Config(Section):
             )
         if engine.kind in OF_FILES and deployment.weights is None:
             raise ValueError(f"{where}.weights: an engine of kind '{engine.kind}' needs the path of the weights")
+        if deployment.resources.nodes > 1:
+            _check_spread(deployment, engine, cluster.scheduler.kind, where)
+        if isinstance(cluster.scheduler, PbsScheduler):
+            _check_pbs(deployment.resources.resources(), cluster.scheduler, f"{where}.resources")
+        if isinstance(deployment.weights, Weights) and deployment.weights.stage != "none":
+            _check_stage(deployment.weights, cluster, deployment.cluster, f"{where}.weights")
 
     def deployments(self) -> list[ResolvedDeployment]:
         """Every deployment with its references resolved, in the order of the file."""
@@ -157,8 +164,42 @@ class ResolvedDeployment:
         )
 
 
-def _with_usual(resources: Resources, scheduler: LocalScheduler | SlurmScheduler) -> Resources:
+def _check_stage(weights: Weights, cluster: Cluster, name: str, where: str) -> None:
+    """Whether copies of these weights have a place on the nodes of the cluster."""
+    if cluster.scratch is None:
+        raise ValueError(f"{where}.stage: '{weights.stage}' needs clusters.{name}.scratch, a folder of each node")
+    if not cluster.scratch.startswith(("/", "$")):
+        raise ValueError(f"clusters.{name}.scratch: '{cluster.scratch}' must begin with / or a variable: $TMPDIR")
+    if cluster.models_root is None and not weights.path.startswith("/"):
+        raise ValueError(f"{where}.path: '{weights.path}' must be absolute to be copied, or below models_root")
+
+
+def _with_usual(resources: Resources, scheduler: LocalScheduler | SlurmScheduler | PbsScheduler) -> Resources:
     """``resources`` with what the cluster's scheduler section says for all its jobs, where the deployment is silent."""
-    if not isinstance(scheduler, SlurmScheduler):
-        return resources
-    return with_defaults(resources, read_defaults(scheduler.model_dump()))
+    if isinstance(scheduler, SlurmScheduler):
+        return slurm_commands.with_defaults(resources, slurm_commands.read_defaults(scheduler.model_dump()))
+    if isinstance(scheduler, PbsScheduler):
+        return pbs_commands.with_defaults(resources, pbs_commands.read_defaults(scheduler.model_dump()))
+    return resources
+
+
+def _check_spread(deployment: Deployment, engine: Engine, scheduler: str, where: str) -> None:
+    """Raise ValueError for a replica of several nodes that nobody could start."""
+    if scheduler == "local":
+        raise ValueError(f"{where}.resources.nodes: more than 1 needs a scheduler of kind 'slurm' or 'pbs'")
+    if not deployment.resources.exclusive:
+        raise ValueError(f"{where}.resources.exclusive: must be true where a replica has several nodes")
+    if engine.kind not in SPREAD:
+        raise ValueError(
+            f"{where}.engine: an engine of kind '{engine.kind}' runs on one node; on several: {', '.join(SPREAD)}"
+        )
+    if engine.kind == "command" and not any("{rank}" in argument for argument in engine.argv):
+        raise ValueError(f"{where}.engine.argv: {{rank}} is needed where a replica has several nodes")
+
+
+def _check_pbs(resources: Resources, scheduler: PbsScheduler, where: str) -> None:
+    """Raise ValueError for what a job of PBS cannot have: it would be refused only when it is submitted."""
+    fault = pbs_commands.fault_of(resources, pbs_commands.read_defaults(scheduler.model_dump()))
+    if fault is not None:
+        field, sentence = fault
+        raise ValueError(f"{where}.{field}: {sentence}")

@@ -14,6 +14,10 @@ KEY_VARIABLE = "FIRST_ENGINE_KEY"
 class Command:
     """``argv`` with placeholders: {socket} or {port}, one of which is needed, {weights}, {model}, {replica_folder}.
 
+    On several nodes it is started once on each, as {rank} of {ranks}, where {head_address} and {head_port} are for rank
+    0 to listen and for the others to connect to. {rank} is needed then: rank 0 alone answers requests. On one node
+    they are 0, 1, 127.0.0.1 and 0.
+
     With {port} the program listens on 127.0.0.1, where others of the node can reach it. The key that requests carry is
     in the environment variable FIRST_ENGINE_KEY then: the one secret that goes by environment, for only the operator
     knows how else this program could be told. {socket} is relative to the folder of the replica, where it is started.
@@ -33,6 +37,8 @@ class Command:
             raise ConfigError(f"{replica.deployment}: engine.argv: the program and its arguments are needed")
         if _has("{socket}", engine) == _has("{port}", engine):
             raise ConfigError(f"{replica.deployment}: engine.argv: one of {{socket}} and {{port}} is needed, not both")
+        if replica.needs.nodes > 1 and not _has("{rank}", engine):
+            raise ConfigError(f"{replica.deployment}: engine.argv: {{rank}} is needed on several nodes")
         if _has("{weights}", engine):
             weights_of(replica)
         if replica.args:
@@ -49,6 +55,10 @@ class Command:
             "{weights}": replica.weights or "",
             "{model}": replica.model,
             "{replica_folder}": place.folder,
+            "{rank}": str(place.rank),
+            "{ranks}": str(place.ranks),
+            "{head_address}": place.head.address,
+            "{head_port}": str(place.head.port),
         }
         argv = [_filled(argument, values) for argument in replica.engine.argv]
         env = {} if place.key is None else {KEY_VARIABLE: place.key}

@@ -15,6 +15,10 @@ CAPABILITIES = (
 """What a deployment can be asked for; besides, ``tasks/NAME`` of whatever name its operator gave to a path."""
 
 
+SPREAD = ("vllm", "command")
+"""Kinds of engines that can run one replica on several nodes."""
+
+
 @dataclass(frozen=True)
 class EngineSpec:
     """An engine as an operator defines it in the configuration of a cluster or deployment."""
@@ -66,11 +70,22 @@ class Address:
 
 
 @dataclass(frozen=True)
+class Head:
+    """Where rank 0 of a replica of several nodes awaits the others: an IPv4 address and a port that nobody had."""
+
+    address: str = "127.0.0.1"
+    port: int = 0
+
+
+@dataclass(frozen=True)
 class Place:
     """What the pilot gives one replica: its folder (0700, working directory of the engine), cores, GPUs, address, and
     the random key that guards a port (None for a socket, which the folder guards).
 
     Not ``is_bound``: how many cores it has is known, their numbers mean nothing.
+
+    A replica of several nodes has a place on each, numbered by ``rank``; only rank 0 answers requests. ``host_address``
+    and ``interface``: this node's own, over which alone the ranks shall speak.
     """
 
     folder: str
@@ -80,6 +95,11 @@ class Place:
     key: Optional[str] = None
     key_file: Optional[str] = None
     is_bound: bool = True
+    rank: int = 0
+    ranks: int = 1
+    head: Head = Head()
+    host_address: str = "127.0.0.1"
+    interface: str = "lo"
 
 
 @dataclass(frozen=True)
@@ -133,7 +153,7 @@ class Engine(Protocol):
         """Raise ConfigError with the key that is wrong or missing, before anything is started."""
 
     def launch(self, replica: ReplicaSpec, place: Place) -> Launch:
-        """The command for this replica at this place."""
+        """The command for this replica at this place; of several ranks, the command for that of the place."""
 
     def capabilities(self, replica: ReplicaSpec) -> frozenset[str]:
         """What this replica can answer: see ``CAPABILITIES``, or ``tasks/NAME``."""

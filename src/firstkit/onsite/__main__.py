@@ -1,5 +1,5 @@
-"""The program that runs on a cluster: pilots, keepers of local jobs, scheduler commands (by hand or through the gate of
-a key), trial jobs, launchers of engines."""
+"""The program that runs on a cluster: pilots, other ranks of their replicas, keepers of local jobs, scheduler commands
+(by hand or through the gate of a key), trial jobs, copies of weights, launchers of engines."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import os
 import sys
 
 USAGE = (
-    "usage: first-onsite pilot FOLDER | cluster VERB | gate --state-dir DIR | trial FOLDER | keep FOLDER LAUNCH | "
-    "llamacpp-server ...\n"
+    "usage: first-onsite pilot FOLDER | rank FOLDER REPLICA | cluster VERB | gate --state-dir DIR | trial FOLDER | "
+    "keep FOLDER LAUNCH | stage SOURCE FOLDER | llamacpp-server ...\n"
 )
 
 
@@ -19,6 +19,10 @@ def main() -> int:
         from firstkit.onsite import pilot
 
         return pilot.main(args)
+    if part == "rank":
+        from firstkit.onsite import rank
+
+        return rank.main(args)
     if part == "cluster":
         from firstkit.onsite import command
 
@@ -31,6 +35,10 @@ def main() -> int:
         from firstkit.onsite import trial
 
         return trial.main(args)
+    if part == "stage":
+        from firstkit.onsite import copying
+
+        return copying.main(args)
     if part == "keep":
         from firstkit.schedulers import keeper
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Optional
 
 from firstkit.errors import FirstError
 from firstkit.schedulers.scheduler import Resources
@@ -36,15 +37,20 @@ class Share:
 
 
 class Allotment:
-    """What a job has, and who has what of it."""
+    """What a job has on its first node, and who has what of it. A replica of several of its ``nodes`` has the job for
+    itself."""
 
-    def __init__(self, total: Share) -> None:
+    def __init__(self, total: Share, nodes: int = 1) -> None:
         self.total = total
+        self.nodes = nodes
         self._shares: dict[str, Share] = {}
+        self._sole_owner: Optional[str] = None
 
     @property
     def free(self) -> Share:
         """What nobody has."""
+        if self._sole_owner is not None:
+            return Share(is_bound=self.total.is_bound)
         cpus = {cpu for share in self._shares.values() for cpu in share.cpus}
         gpus = {gpu for share in self._shares.values() for gpu in share.gpus}
         return Share(
@@ -61,17 +67,21 @@ class Allotment:
         """
         free = self.free
         cpus = max(1, needs.cpus_per_node)
-        _check("nodes", needs.nodes, 1)
+        _check("nodes", needs.nodes, 0 if self._sole_owner or (needs.nodes > 1 and self._shares) else self.nodes)
         _check("cores", cpus, len(free.cpus))
         _check("GPUs", needs.gpus_per_node, len(free.gpus))
         _check("bytes of memory", needs.memory_bytes, free.memory_bytes)
         share = Share(free.cpus[:cpus], free.gpus[: needs.gpus_per_node], needs.memory_bytes, free.is_bound)
         self._shares[owner] = share
+        if needs.nodes > 1:
+            self._sole_owner = owner
         return share
 
     def give_back(self, owner: str) -> None:
         """Nothing of the share is in use any more. Twice is as good as once."""
         self._shares.pop(owner, None)
+        if self._sole_owner == owner:
+            self._sole_owner = None
 
 
 def whole_job(cpus: Iterable[int], env: Mapping[str, str], memory_bytes: int) -> Share:

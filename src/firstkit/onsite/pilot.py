@@ -34,7 +34,9 @@ from firstkit.links.pilot_end import PilotLink
 from firstkit.onsite import logfile
 from firstkit.onsite.allotment import Share
 from firstkit.onsite.job import ADDRESS_FILE, PILOT_FILE, read_job
+from firstkit.onsite.nodes import hosts_of
 from firstkit.onsite.replicas import Replicas
+from firstkit.onsite.staging import Staging
 from firstkit.onsite.supervise import Surroundings
 from firstkit.schedulers.records import write_file
 from firstkit.wire import WireError, decode, from_dict
@@ -55,7 +57,11 @@ class Pilot:
     def __init__(self, spec: PilotSpec, total: Share, env: Mapping[str, str], ends_at: Optional[float] = None) -> None:
         self._spec = spec
         self._set_end(ends_at)
-        around = Surroundings(os.path.abspath("replicas"), env, self._changed, self._traffic_changed)
+        self._staging = Staging(spec.scratch, spec.job_id, env)
+        around = Surroundings(
+            os.path.abspath("replicas"), env, self._changed, self._traffic_changed,
+            hosts=hosts_of(env), interface=spec.interface, staging=self._staging,
+        )  # fmt: skip
         self._replicas = Replicas(total, around)
         self._link = PilotLink(spec, self, on_address=_write_address)
         self._leave = asyncio.Event()
@@ -78,6 +84,7 @@ class Pilot:
         await asyncio.sleep(0)
         self._link.close()
         await dialling
+        await self._staging.close()
 
     def leave(self, reason: str, drain_s: float) -> None:
         """Begin to end; requests under way may go on for ``drain_s`` seconds. Once is enough."""
@@ -157,6 +164,8 @@ class Pilot:
     def _changed(self) -> None:
         self._replicas.settle()
         self._link.push_report()
+        if self._replicas.has_spread:
+            self.leave("its replica of several nodes has ended", 0.0)
 
     def _traffic_changed(self) -> None:
         """Reports carry the number of requests; it alone is worth one every few seconds, not one per request."""
@@ -229,7 +238,7 @@ def main(argv: Sequence[str]) -> int:
 
 async def _serve(spec: PilotSpec, env: Mapping[str, str]) -> None:
     job = read_job(env)
-    await Pilot(spec, job.total, env, job.ends_at).run()
+    await Pilot(spec, job.total, {**env, **job.env}, job.ends_at).run()
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

@@ -6,10 +6,13 @@ import os
 import re
 import socket
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Optional
 
-from firstkit.engines.engine import Address, Engine, Place
+from firstkit.engines.engine import Address, Engine, Head, Place
 from firstkit.ids import new_secret
 from firstkit.onsite.allotment import Share, gpu_environment
+from firstkit.onsite.nodes import spot
 
 SOCKET = "engine.sock"
 LOG = "engine.log"
@@ -28,8 +31,33 @@ _TMPDIR_LENGTH = 60
 """Engines make sockets of up to 40 characters in TMPDIR; the kernel takes paths of 107."""
 
 
-def make_place(folder: str, engine: Engine, share: Share) -> Place:
-    """Make ``folder`` (absolute) with all that belongs there, and find an address. Raises OSError."""
+@dataclass(frozen=True)
+class Seat:
+    """Which rank of a replica of several nodes a place is for. ``hosts``: of all ranks. ``head``: where rank 0 awaits
+    the others; None: it is this one's to choose."""
+
+    rank: int
+    hosts: tuple[str, ...]
+    head: Optional[Head] = None
+    interface: Optional[str] = None
+
+
+def make_place(folder: str, engine: Engine, share: Share, seat: Optional[Seat] = None) -> Place:
+    """Make ``folder`` (absolute) with all that belongs there, and find an address, and a seat among the ranks.
+
+    Raises OSError, and NoNodes where this node has no address among the others.
+    """
+    place = _place(folder, engine, share)
+    if seat is None:
+        return place
+    here = spot(seat.interface)
+    head = seat.head or Head(here.address, free_port(here.address))
+    return replace(
+        place, rank=seat.rank, ranks=len(seat.hosts), head=head, host_address=here.address, interface=here.interface
+    )
+
+
+def _place(folder: str, engine: Engine, share: Share) -> Place:
     for path in (folder, os.path.join(folder, "tmp"), os.path.join(folder, "cache")):
         os.makedirs(path, mode=0o700, exist_ok=True)
     cpus = share.cpus if share.is_bound else share.cpus[: len(os.sched_getaffinity(0))]
@@ -68,10 +96,10 @@ def clear_place(folder: str, files: Iterable[str] = ()) -> None:
 
 def environment(place: Place, env: Mapping[str, str]) -> dict[str, str]:
     """What an engine gets of the pilot's environment ``env``, and what is its own. The rest may be secrets."""
-    kept = {name: value for name, value in env.items() if name in _KEPT or name.startswith(_KEPT_OF_MODULES)}
     return {
-        **kept,
+        **kept_environment(env),
         **gpu_environment(env, place.gpus),
+        **_rank_environment(place),
         "TMPDIR": _tmpdir(place.folder),
         "XDG_CACHE_HOME": os.path.join(place.folder, "cache"),
         "HF_HUB_OFFLINE": "1",
@@ -79,18 +107,31 @@ def environment(place: Place, env: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody has now. Somebody may take it before the engine does: see ``is_port_free``."""
+def kept_environment(env: Mapping[str, str]) -> dict[str, str]:
+    """What of ``env`` is for everybody: paths, language, environment modules."""
+    return {name: value for name, value in env.items() if name in _KEPT or name.startswith(_KEPT_OF_MODULES)}
+
+
+def _rank_environment(place: Place) -> dict[str, str]:
+    """What keeps the traffic of ranks on their interface; the equals sign: that very one, and none whose name begins
+    so."""
+    if place.ranks == 1:
+        return {}
+    return {"NCCL_SOCKET_IFNAME": f"={place.interface}", "GLOO_SOCKET_IFNAME": place.interface}
+
+
+def free_port(address: str = "127.0.0.1") -> int:
+    """A port there that nobody has now. Somebody may take it before the engine does: see ``is_port_free``."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((address, 0))
         return int(probe.getsockname()[1])
 
 
-def is_port_free(port: int) -> bool:
+def is_port_free(port: int, address: str = "127.0.0.1") -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", port))
+            probe.bind((address, port))
         except OSError:
             return False
         return True

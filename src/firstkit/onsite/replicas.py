@@ -7,7 +7,7 @@ import logging
 import os
 from typing import Optional
 
-from firstkit.engines.engine import ReplicaSpec
+from firstkit.engines.engine import SPREAD, ReplicaSpec
 from firstkit.engines.registry import engine_of
 from firstkit.errors import CallFailed, ConfigError
 from firstkit.links.messages import Exchange, Open, ReplicaReport, Sink
@@ -27,7 +27,7 @@ class Replicas:
     """Call ``settle`` after every change: it takes back what ended replicas held."""
 
     def __init__(self, total: Share, around: Surroundings) -> None:
-        self._allotment = Allotment(total)
+        self._allotment = Allotment(total, max(1, len(around.hosts)))
         self._around = around
         self._replicas: dict[str, Replica] = {}
         self._refused: dict[str, ReplicaReport] = {}
@@ -48,6 +48,7 @@ class Replicas:
             self._check_allowed(spec)
             engine = engine_of(spec.engine)
             engine.check(spec)
+            _check_spread(spec)
             share = self._allotment.take(spec.replica_id, spec.needs)
         except (ConfigError, DoesNotFit, NotAllowed) as exc:
             raise CallFailed(exc.message) from exc
@@ -92,6 +93,11 @@ class Replicas:
             raise CallFailed("That replica ended long ago; its log is in the folder of its job.")
         return replica.log_path
 
+    @property
+    def has_spread(self) -> bool:
+        """Whether a replica of several nodes was here and has ended: its job was for it alone."""
+        return any(replica.has_ended and replica.spec.needs.nodes > 1 for replica in self._replicas.values())
+
     def reports(self) -> tuple[ReplicaReport, ...]:
         return (*self._refused.values(), *(replica.report() for replica in self._replicas.values()))
 
@@ -116,3 +122,11 @@ class Replicas:
         if replica is None and replica_id not in self._forgotten and replica_id not in self._refused:
             raise CallFailed("This pilot has no such replica.")
         return replica
+
+
+def _check_spread(spec: ReplicaSpec) -> None:
+    """Raise ConfigError for an engine that cannot run on several nodes, where it shall."""
+    if spec.needs.nodes > 1 and spec.engine.kind not in SPREAD:
+        raise ConfigError(
+            f"{spec.deployment}: resources.nodes: an engine of kind '{spec.engine.kind}' runs on one node"
+        )

@@ -20,7 +20,9 @@ from firstkit.onsite.allotment import Share
 from firstkit.onsite.children import Child, spawn
 from firstkit.onsite.inflight import InFlight
 from firstkit.onsite.loadwatch import LoadWatch, Told
-from firstkit.onsite.place import LOG, clear_place, environment, is_port_free, make_place, write_files
+from firstkit.onsite.place import LOG, Seat, clear_place, environment, is_port_free, make_place, write_files
+from firstkit.onsite.ranks import SILENT_S, OtherRanks
+from firstkit.onsite.staging import Staging, staged
 from firstkit.schedulers.processes import manner
 from firstkit.states import ReplicaState, advance
 
@@ -37,13 +39,14 @@ OPEN_STATES = (ReplicaState.READY, ReplicaState.DRAINING)
 @dataclass(frozen=True)
 class Rhythm:
     """When an engine is asked for its health, in seconds, and how many misses in a row are too many. ``load_s``: so
-    often for its load."""
+    often for its load. ``silent_s``: after so long without a word a rank on another node is lost."""
 
     while_loading_s: float = 0.05
     when_ready_s: float = 5.0
     timeout_s: float = 5.0
     misses: int = 3
     load_s: float = 2.0
+    silent_s: float = SILENT_S
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,12 @@ class Surroundings:
     on_traffic: Callable[[], None]
     """The number of requests under way is not what it was."""
     rhythm: Rhythm = Rhythm()
+    hosts: tuple[str, ...] = ()
+    """The nodes of the job, ours first."""
+    interface: Optional[str] = None
+    """Over which the ranks of a replica speak; None: that of the host's name."""
+    staging: Optional[Staging] = None
+    """Makes the copies of weights that replicas want on their node; None: there are none."""
 
 
 class Replica:
@@ -80,8 +89,14 @@ class Replica:
         self._load_s: Optional[float] = None
         self._requests: Optional[InFlight] = None
         self._child: Optional[Child] = None
+        self._ranks: Optional[OtherRanks] = None
         self._is_stopping = False
         self._life: Optional[asyncio.Task[None]] = None
+        self._here = spec
+        """The same, its weights where its engine reads them."""
+        self._staging: Optional[asyncio.Task[ReplicaSpec]] = None
+        self._doing = ""
+        self._started = 0.0
 
     @property
     def in_flight(self) -> int:
@@ -113,8 +128,9 @@ class Replica:
         if self._requests is not None and not self.has_ended:
             await self._requests.wait_empty(grace_s)
         self._is_stopping = True
-        if self._child is not None:
-            await self._child.stop(kill_after_s)
+        if self._staging is not None:
+            self._staging.cancel()
+        await self._stop_processes(kill_after_s)
         if self._life is not None:
             await asyncio.wait({self._life})
         if self._requests is not None:
@@ -137,6 +153,7 @@ class Replica:
             capabilities=tuple(sorted(self._engine.capabilities(self.spec))),
             reason=self._reason,
             log_tail=self._log_tail,
+            doing=self._doing,
         )
 
     # -- the life of the engine --------------------------------------------------------------------------------
@@ -149,25 +166,56 @@ class Replica:
         except Exception as exc:  # a boundary: a fault of ours in one replica must not take the others along
             logger.exception("a replica failed", extra={"action": "replica_failed"})
             reason = f"the pilot failed: {type(exc).__name__}"
-        if self._child is not None:
-            await self._child.stop(0.0)
+        if self._ranks is None:
+            await self._stop_processes(0.0)
+        else:  # those on other nodes take a moment to end, and the gateway shall not wait for it
+            if not self._is_stopping:
+                self._fail(reason)
+            await self._stop_processes(KILL_AFTER_S)
         self._end(reason)
 
     async def _run_engine(self) -> str:
         """Run the engine to its end; returns how it ended. Started again only when somebody else took its port."""
+        self._started = monotonic()
+        if self.spec.stage != "none":
+            await self._stage()
         for _ in range(PORT_ATTEMPTS):
             if self._is_stopping:
                 return "stopped before it was started"
-            place = make_place(self._folder, self._engine, self._share)
+            place = make_place(self._folder, self._engine, self._share, self._seat())
             self._child = self._spawn(place)
+            if place.ranks > 1:
+                self._ranks = OtherRanks(self._folder, self._hosts, self._around.env, self._around.rhythm.silent_s)
+                scratch = None if self._around.staging is None else self._around.staging.scratch
+                self._ranks.start(self.spec, place, self._around.interface, scratch)
             code = await self._attend(place, self._child)
-            port = place.address.port
-            if self._load_s is not None or self._is_stopping or port is None or is_port_free(port):
+            has_served = self._load_s is not None or self.state.is_final
+            if has_served or self._is_stopping or not _lost_a_port(place):
                 break
-        return manner(code)
+            await self._stop_processes(0.0)
+        return await self._blame(manner(code))
+
+    @property
+    def _hosts(self) -> tuple[str, ...]:
+        return self._around.hosts[: self.spec.needs.nodes]
+
+    def _seat(self) -> Optional[Seat]:
+        return Seat(0, self._hosts, None, self._around.interface) if len(self._hosts) > 1 else None
+
+    async def _stage(self) -> None:
+        """Have the weights copied to this node; cut short by ``stop``."""
+        self._staging = asyncio.get_running_loop().create_task(staged(self.spec, self._around.staging, self._say))
+        await asyncio.wait({self._staging})
+        self._doing = ""
+        if not self._staging.cancelled():
+            self._here = self._staging.result()
+
+    def _say(self, doing: str) -> None:
+        self._doing = doing
+        self._around.on_change()
 
     def _spawn(self, place: Place) -> Child:
-        launch = self._engine.launch(self.spec, place)
+        launch = self._engine.launch(self._here, place)
         write_files(self._folder, launch.files)
         self._files = tuple(launch.files)
         env = {**environment(place, self._around.env), **launch.env}
@@ -178,29 +226,52 @@ class Replica:
             os.close(output)
 
     async def _attend(self, place: Place, child: Child) -> int:
-        """See the engine through to its end; returns its exit code. One that is not well is failed and killed."""
+        """See the engine through to its end; returns its exit code. One that is not well is failed and killed, and so
+        is one that has lost another rank."""
         health = asyncio.get_running_loop().create_task(self._watch(place))
         try:
             either: set[asyncio.Future[Any]] = {health, child.ended}
+            if self._ranks is not None:
+                either.add(self._ranks.lost)
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if not child.ended.done():
                 if not self._is_stopping:  # an engine that was asked to end need not answer any more
-                    self._fail(health.result())
-                await child.stop(KILL_AFTER_S)
+                    await self._give_up(health)
+                await self._stop_processes(KILL_AFTER_S)
         finally:
             health.cancel()
         return child.ended.result()
 
+    async def _give_up(self, health: asyncio.Task[str]) -> None:
+        if self._ranks is not None and self._ranks.lost.done():
+            lost = self._ranks.lost.result()
+            self._fail(lost.reason, lost.log)
+        else:
+            self._fail(await self._blame(health.result()))
+
+    async def _blame(self, reason: str) -> str:
+        """Why the replica ended, when its own engine did so for ``reason``: with several ranks, who was the first."""
+        if self._ranks is None or self._is_stopping or self.state.is_final:
+            return reason
+        lost = await self._ranks.blame(reason)
+        if lost.log is not None:
+            self._log_tail = logfile.read_end(lost.log)
+        return lost.reason
+
+    async def _stop_processes(self, grace_s: float) -> None:
+        """The engine here and those of other ranks, side by side."""
+        ends = [part.stop(grace_s) for part in (self._child, self._ranks) if part is not None]
+        await asyncio.gather(*ends)
+
     async def _watch(self, place: Place) -> str:
         """Returns when the engine must be given up, with the reason."""
-        started = monotonic()
         requests = InFlight(self._client(place), self._around.on_traffic)
         path = self._engine.health_path(self.spec)
         while not await self._is_well(place, path):
-            if monotonic() - started > self.spec.load_timeout_s:
+            if monotonic() - self._started > self.spec.load_timeout_s:
                 return f"was not ready after {self.spec.load_timeout_s:g} s"
             await asyncio.sleep(self._around.rhythm.while_loading_s)
-        self._load_s = round(monotonic() - started, 3)
+        self._load_s = round(monotonic() - self._started, 3)
         self._facts = await self._read_facts(place)
         self._requests = requests
         names, get = self._engine.metric_names, partial(self._get, place)
@@ -254,10 +325,11 @@ class Replica:
         self._reason = reason
         self._around.on_change()
 
-    def _fail(self, reason: str) -> None:
-        """The engine is dead or given up: the gateway must hear it now, also while its process still has to go."""
+    def _fail(self, reason: str, log: Optional[str] = None) -> None:
+        """The engine is dead or given up: the gateway must hear it now, also while its process still has to go.
+        ``log``: that of another rank, if that is why."""
         if not self.state.is_final:
-            self._log_tail = logfile.read_end(self.log_path)
+            self._log_tail = self._log_tail or logfile.read_end(log or self.log_path)
         self._move(ReplicaState.FAILED, reason)
         if self._requests is not None:
             self._requests.fail(f"the engine failed: {reason}")
@@ -265,6 +337,8 @@ class Replica:
     def _end(self, reason: str) -> None:
         """Nothing of the engine runs any more."""
         self.has_ended = True
+        if self._here is not self.spec and self._around.staging is not None:
+            self._around.staging.release(self._here.weights or "")
         if self._is_stopping:
             self._move(ReplicaState.STOPPED, "")
         else:
@@ -274,3 +348,10 @@ class Replica:
             asyncio.get_running_loop().call_later(FORCE_TAILS_S, self._requests.fail, f"the engine ended: {reason}")
         clear_place(self._folder, self._files)
         self._around.on_change()
+
+
+def _lost_a_port(place: Place) -> bool:
+    """Whether somebody else has a port that the engine was to have."""
+    if place.address.port is not None and not is_port_free(place.address.port):
+        return True
+    return place.ranks > 1 and not is_port_free(place.head.port, place.head.address)

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from firstkit.schedulers.processes import ProcessId, is_alive, process_id, send_signal
 
-PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "scontrol", "sinfo")
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "scontrol", "sinfo", "srun")
 PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
 START_LIMIT_S = 20.0
 STOP_LIMIT_S = 15.0

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from firstkit.engines.engine import Address, EngineSpec, Facts, Place, ReplicaSpec
+from firstkit.engines.engine import Address, EngineSpec, Facts, Head, Place, ReplicaSpec
 from firstkit.engines.registry import KINDS, OF_FILES, engine_of
 from firstkit.errors import ConfigError
+from firstkit.schedulers.scheduler import Resources
 
 KEY = "abcdefgh234567"
 PORT = Place("/job/replicas/rep-1", (0, 1), (), Address(port=8123), KEY, "/job/replicas/rep-1/engine.key")
@@ -160,6 +162,87 @@ def test_the_command_of_vllm() -> None:
 )
 def test_options_that_vllm_is_not_given(name: str, why: str) -> None:
     assert why in refusal(replica("vllm", {name: "x"}))
+
+
+HEAD = Head("10.1.0.1", 40123)
+
+
+def ranks_of(spec: ReplicaSpec, nodes: int = 2, gpus: int = 4) -> list[Any]:
+    """The launches of all ranks, rank 0 first."""
+    spec = replace(spec, needs=Resources(nodes=nodes, gpus_per_node=gpus))
+    engine = engine_of(spec.engine)
+    engine.check(spec)
+    place = replace(SOCKET, gpus=("0", "1", "2", "3")[:gpus], ranks=nodes, head=HEAD)
+    return [engine.launch(spec, replace(place, rank=rank, host_address=f"10.1.0.{rank + 1}")) for rank in range(nodes)]
+
+
+def values_of(argv: list[str], *names: str) -> list[str]:
+    return [argv[argv.index(f"--{name}") + 1] for name in names]
+
+
+def test_ranks_of_vllm_meet_at_the_first_and_fill_all_gpus() -> None:
+    first, second = ranks_of(replica("vllm", {"max-model-len": 2048}, python="/opt/vllm/bin/python"))
+    assert first.argv[:5] == [
+        "/opt/vllm/bin/python", "-m", "vllm.entrypoints.openai.api_server", "--model", WEIGHTS
+    ]  # fmt: skip
+    assert second.argv[:5] == ["/opt/vllm/bin/python", "-m", "vllm.entrypoints.cli.main", "serve", WEIGHTS]
+    for rank, launch in enumerate((first, second)):
+        assert values_of(launch.argv, "nnodes", "node-rank") == ["2", str(rank)]
+        assert values_of(launch.argv, "master-addr", "master-port") == ["10.1.0.1", "40123"]
+        assert values_of(launch.argv, "tensor-parallel-size", "pipeline-parallel-size") == ["4", "2"]
+        assert values_of(launch.argv, "served-model-name", "max-model-len") == ["meta/m", "2048"]
+        assert launch.env["VLLM_HOST_IP"] == f"10.1.0.{rank + 1}"
+    assert ("--headless" in first.argv, "--uds" in first.argv) == (False, True)
+    assert ("--headless" in second.argv, "--uds" in second.argv) == (True, False)
+    by_name = ranks_of(replica("vllm", binary="vllm"))
+    assert [launch.argv[:3] for launch in by_name] == [["vllm", "serve", WEIGHTS]] * 2
+
+
+@pytest.mark.parametrize(
+    ("args", "sizes"),
+    [
+        ({"tensor-parallel-size": 8}, ["8", "1"]),
+        ({"pipeline-parallel-size": 4}, ["2", "4"]),
+        ({"pipeline-parallel-size": 1}, ["8", "1"]),
+        ({"tensor-parallel-size": 2, "pipeline-parallel-size": 4}, ["2", "4"]),
+    ],
+)
+def test_a_size_that_is_given_decides_the_other(args: dict[str, Any], sizes: list[str]) -> None:
+    for launch in ranks_of(replica("vllm", args)):
+        assert values_of(launch.argv, "tensor-parallel-size", "pipeline-parallel-size") == sizes
+        assert launch.argv.count("--tensor-parallel-size") == launch.argv.count("--pipeline-parallel-size") == 1
+
+
+@pytest.mark.parametrize(
+    ("args", "why"),
+    [
+        ({"tensor-parallel-size": 3}, "args.tensor-parallel-size: 3 does not divide the 8 GPUs of 2 nodes"),
+        ({"pipeline-parallel-size": "2"}, "args.pipeline-parallel-size: '2' does not divide"),
+        ({"tensor-parallel-size": 2, "pipeline-parallel-size": 2}, "it must be the 8 GPUs of 2 nodes"),
+        ({"data-parallel-size": 2}, "args.data-parallel-size: not for a replica of several nodes"),
+    ],
+)
+def test_sizes_that_do_not_fill_the_nodes_are_refused(args: dict[str, Any], why: str) -> None:
+    assert why in refusal(replace(replica("vllm", args), needs=Resources(nodes=2, gpus_per_node=4)))
+
+
+@pytest.mark.parametrize("name", ["nnodes", "node-rank", "master-addr", "master-port", "headless", "n"])
+def test_who_is_which_rank_is_not_for_options_to_say(name: str) -> None:
+    assert "FIRST sets it" in refusal(replica("vllm", {name: 2}))
+
+
+def test_a_command_is_told_its_rank() -> None:
+    argv = ("x", "{rank}/{ranks}", "{head_address}:{head_port}", "{socket}")
+    first, second = ranks_of(replica("command", argv=argv))
+    assert first.argv == ["x", "0/2", "10.1.0.1:40123", "engine.sock"]
+    assert second.argv == ["x", "1/2", "10.1.0.1:40123", "engine.sock"]
+    alone = engine_of(EngineSpec("command", argv=argv)).launch(replica("command", argv=argv), SOCKET)
+    assert alone.argv == ["x", "0/1", "127.0.0.1:0", "engine.sock"]
+
+
+def test_a_command_on_several_nodes_needs_its_rank() -> None:
+    spec = replace(replica("command", argv=("x", "{socket}")), needs=Resources(nodes=2))
+    assert "engine.argv: {rank} is needed on several nodes" in refusal(spec)
 
 
 # -- SGLang --------------------------------------------------------------------------------------------------------

@@ -102,3 +102,20 @@ def test_counted_cores_are_disjoint_by_number_and_bind_nobody() -> None:
     assert (first.cpus, second.cpus, allotment.free.cpus) == ((0, 1), (2, 3), (4,))
     assert [share.bound_cpus for share in (first, second, allotment.free)] == [(), (), ()]
     assert whole_job([4, 5], {}, 1).bound_cpus == (4, 5)
+
+
+def test_a_replica_of_several_nodes_has_the_job_for_itself() -> None:
+    allotment = Allotment(JOB, nodes=2)
+    small, wide = Resources(gpus_per_node=1), Resources(nodes=2, gpus_per_node=2)
+    assert allotment.take("rep-1", wide).gpus == ("GPU-a", "GPU-b")
+    assert allotment.free == Share()
+    with pytest.raises(DoesNotFit, match="needs 1 nodes; 0 are free"):
+        allotment.take("rep-2", small)
+    allotment.give_back("rep-1")
+    allotment.take("rep-2", small)
+    with pytest.raises(DoesNotFit, match="needs 2 nodes; 0 are free"):
+        allotment.take("rep-1", wide)
+    allotment.give_back("rep-2")
+    with pytest.raises(DoesNotFit, match="needs 3 nodes; 2 are free"):
+        allotment.take("rep-3", Resources(nodes=3))
+    assert allotment.free == JOB

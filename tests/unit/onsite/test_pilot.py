@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 
+from firstkit.engines.engine import EngineSpec, ReplicaSpec
 from firstkit.errors import CallFailed
 from firstkit.links.messages import Call, LinkSpec, Open, Outcome, PilotSpec
 from firstkit.onsite import pilot as module
 from firstkit.onsite.allotment import Share
 from firstkit.onsite.pilot import END_MARGIN_S, Pilot
+from firstkit.schedulers.scheduler import Resources
+from firstkit.states import ReplicaState
 from unit.onsite.support import Sink
 from waiting import until
 
@@ -111,3 +114,16 @@ async def test_where_it_can_be_dialled_is_for_its_owner_to_read(place: Path) -> 
     module._write_address("10.0.0.1:4711")
     assert (place / "address").read_text() == "10.0.0.1:4711"
     assert (place / "address").stat().st_mode & 0o777 == 0o600
+
+
+async def test_it_leaves_when_its_replica_of_several_nodes_has_ended(place: Path) -> None:
+    """The job was for that one alone."""
+    engine = EngineSpec("command", argv=("/bin/sleep", "1000", "{rank}", "{socket}"))
+    replica = ReplicaSpec("rep-1", "m", "m@here", engine, needs=Resources(nodes=2))
+    spec = PilotSpec("job-1", "here", LinkSpec(path="none.sock"), "token", (replica,), interface="lo")
+    env = {"SLURM_JOB_ID": "1", "SLURM_JOB_NODELIST": "n[1-2]", "PATH": str(place)}
+    ours = Pilot(spec, Share((0,)), env)
+    await asyncio.wait_for(ours.run(), 20)
+    [report] = ours.report().replicas
+    assert report.state is ReplicaState.FAILED
+    assert report.reason == "could not be started: [Errno 2] No such file or directory: 'srun'"

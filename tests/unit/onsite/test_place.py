@@ -8,9 +8,18 @@ from typing import Any
 
 import pytest
 
-from firstkit.engines.engine import Address, Place
+from firstkit.engines.engine import Address, Head, Place
 from firstkit.onsite.allotment import Share
-from firstkit.onsite.place import clear_place, environment, free_port, is_port_free, make_place, write_files
+from firstkit.onsite.nodes import NoNodes
+from firstkit.onsite.place import (
+    Seat,
+    clear_place,
+    environment,
+    free_port,
+    is_port_free,
+    make_place,
+    write_files,
+)
 
 SHARE = Share((0, 1), ("GPU-a",), 5)
 
@@ -112,3 +121,26 @@ def test_tmpdir_is_short_enough_for_the_sockets_of_engines(tmp_path: Path, monke
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(f"{tmpdir}/{'u' * 36}")
     assert os.listdir(job / "replicas" / "rep-1" / "tmp") == ["u" * 36]
+
+
+def test_the_first_of_several_ranks_chooses_where_it_awaits_the_others(tmp_path: Path) -> None:
+    place = make_place(str(tmp_path / "rep-1"), engine(takes_socket=True), SHARE, Seat(0, ("n1", "n2"), None, "lo"))
+    assert (place.rank, place.ranks, place.host_address, place.interface) == (0, 2, "127.0.0.1", "lo")
+    assert place.head.address == "127.0.0.1"
+    assert is_port_free(place.head.port)
+    second = Seat(1, ("n1", "n2"), Head("192.0.2.1", 7), "lo")
+    other = make_place(str(tmp_path / "rep-1" / "rank-1"), engine(takes_socket=True), SHARE, second)
+    assert (other.rank, other.head) == (1, Head("192.0.2.1", 7))
+    env = environment(other, {"PATH": "/bin", "SECRET": "x"})
+    assert (env["NCCL_SOCKET_IFNAME"], env["GLOO_SOCKET_IFNAME"]) == ("=lo", "lo")
+    assert "SECRET" not in env
+
+
+def test_a_rank_without_its_interface_has_no_place(tmp_path: Path) -> None:
+    with pytest.raises(NoNodes, match="the interface 'no-such'"):
+        make_place(str(tmp_path), engine(takes_socket=True), SHARE, Seat(0, ("n1", "n2"), None, "no-such"))
+
+
+def test_an_engine_on_one_node_is_told_of_no_interface() -> None:
+    env = environment(Place("/job", (0,), (), Address(port=1)), {})
+    assert not [name for name in env if name.endswith("_IFNAME")]

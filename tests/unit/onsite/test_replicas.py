@@ -116,3 +116,16 @@ async def test_unknown_replicas(replicas: Replicas) -> None:
     for act in (replicas.drain, replicas.log_path, lambda replica_id: replicas.stop(replica_id, 0.0)):
         with pytest.raises(CallFailed, match="no such replica"):
             act("rep-9")
+
+
+def test_an_engine_that_runs_on_one_node_is_not_spread(replicas: Replicas) -> None:
+    wide = replace(spec("rep-1"), needs=Resources(nodes=2))
+    with pytest.raises(CallFailed, match=r"resources\.nodes: an engine of kind 'fake' runs on one node"):
+        replicas.start(wide)
+
+
+def test_a_job_of_one_node_takes_no_replica_of_two(replicas: Replicas) -> None:
+    wide = replace(spec("rep-1"), engine=EngineSpec("command"), needs=Resources(nodes=2))
+    with pytest.raises(CallFailed, match="needs 2 nodes; 1 are free"):
+        replicas.start(wide)
+    assert not replicas.has_spread
