@@ -25,6 +25,24 @@ REPLICAS = Gauge("first_replicas", "Replicas that pilots report.", ["model", "cl
 FORECAST_ERROR = Gauge(
     "first_forecast_error_seconds", "Mean absolute error of recent load-time forecasts.", ["model"], registry=REGISTRY
 )
+WAIT_ERROR = Gauge(
+    "first_queue_wait_error_seconds",
+    "Mean absolute error of recent forecasts of queue waits.",
+    ["cluster"],
+    registry=REGISTRY,
+)
+WAIT_COVERAGE = Gauge(
+    "first_queue_wait_coverage_ratio",
+    "Share of recent queue waits within what nine of ten were forecast not to exceed.",
+    ["cluster"],
+    registry=REGISTRY,
+)
+AVAILABILITY = Gauge(
+    "first_scheduler_availability_ratio",
+    "Share of the minutes of the last day in which a scheduler answered, of those in which it was asked.",
+    ["cluster"],
+    registry=REGISTRY,
+)
 LOOP_LAG = Histogram(
     "first_loop_lag_seconds", "How late the gateway's event loop runs a timer.", buckets=_LAGS, registry=REGISTRY
 )

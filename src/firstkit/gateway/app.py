@@ -20,6 +20,7 @@ from firstkit.gateway import (
     admin,
     audited,
     budgets,
+    estimate,
     federation,
     login,
     me,
@@ -61,7 +62,7 @@ def build_app(gateway: Gateway) -> FastAPI:
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(Exception, _fault)
-    for routes in (openai, responses, requests, federation, me, projects, queue, usage, budgets, login):
+    for routes in (openai, responses, requests, federation, estimate, me, projects, queue, usage, budgets, login):
         routes.install(app)
     for routes in (admin, accounts, users, audited, older):
         routes.install(app)

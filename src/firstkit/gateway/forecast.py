@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any
 
+from firstkit import metrics
 from firstkit.clock import monotonic
 from firstkit.errors import ModelNotReady
 from firstkit.routing.table import RoutingTable
@@ -66,10 +67,17 @@ class Forecasts:
             self._explained[model] = {name: dict(part) for name, part in parts.items()}
         for name, facts in (clusters or {}).items():
             self._facts[name] = dict(facts)
+            _measure(name, facts)
 
     def explain(self, model: str) -> dict[str, dict[str, Any]]:
         """By cluster: what the controller said of the model there, as it said it."""
         return self._explained.get(model, {})
+
+    def left_s(self, model: str, said_s: float | None) -> float | None:
+        """What is left by now of so many seconds, which the controller said with its last word on a model."""
+        if said_s is None or model not in self._models:
+            return None
+        return max(0.0, said_s - (monotonic() - self._models[model].heard_at))
 
     def cluster_facts(self, name: str) -> dict[str, Any]:
         """What the controller said of a cluster, as it said it; empty until it has."""
@@ -123,6 +131,18 @@ class Forecasts:
         """Why none of the clusters that a request may go to takes any; "" where one does, or nothing is known."""
         names = self.deployed.get(model, frozenset()) if within is None else within
         return self.table.calendar.why_all_closed(sorted(names), self.table.clock())
+
+
+def _measure(cluster: str, facts: Mapping[str, Any]) -> None:
+    """Publish how well forecasts of a cluster came true, and whether its scheduler answers."""
+    figures = {
+        metrics.WAIT_ERROR: facts.get("wait_error_s"),
+        metrics.WAIT_COVERAGE: facts.get("wait_coverage"),
+        metrics.AVAILABILITY: facts.get("availability", {}).get("day"),
+    }
+    for gauge, figure in figures.items():
+        if figure is not None:
+            gauge.labels(cluster).set(figure)
 
 
 def _rank(outlook: Outlook) -> tuple[bool, float, int]:

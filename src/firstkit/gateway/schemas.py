@@ -68,6 +68,23 @@ class OfModel(Answer):
     reason: str
 
 
+class Availability(Answer):
+    """The share of the minutes in which a scheduler answered, of those in which it was asked; null: it was not."""
+
+    day: float | None = None
+    week: float | None = None
+
+
+class QueueForecast(Answer):
+    """What is known of a cluster's queue, and how well its forecasts came true. In seconds; null: nobody knows."""
+
+    wait_s: float | None = Field(default=None, description="What a job that is submitted now is forecast to wait.")
+    late_wait_s: float | None = Field(default=None, description="What nine of ten are forecast not to exceed.")
+    error_s: float | None = Field(default=None, description="By how much forecasts were off, on average.")
+    coverage: float | None = Field(default=None, description="The share of waits within what nine of ten should be.")
+    waits: int = Field(default=0, description="So many waits are remembered.")
+
+
 Status = Literal["open", "drained", "maintenance", "silent"]
 
 
@@ -83,6 +100,8 @@ class ClusterInfo(Answer):
     capacity: Room | None = Field(description="Null: not known, or none of ours.")
     queue: Queue
     maintenance: Maintenance | None = Field(description="The present one, or the next.")
+    availability: Availability
+    forecast: QueueForecast
 
 
 class ClusterList(Answer):

@@ -166,7 +166,7 @@ class View:
 
     def cluster_info(self, state: schemas.ClusterState, models: Collection[str]) -> schemas.ClusterInfo:
         """The same as its users see it, with those of ``models`` that it has."""
-        capacity = state.capacity
+        capacity, facts = state.capacity, self._facts(state.id)
         places = [
             (model, self.on(model, state.id)) for model in models if state.id in self.gateway.reach.deployments[model]
         ]
@@ -184,6 +184,8 @@ class View:
             capacity=None if capacity is None else schemas.Room.model_validate(capacity),
             queue=state.queue,
             maintenance=state.maintenance,
+            availability=availability(facts),
+            forecast=queue_forecast(facts),
         )
 
     def _facts(self, name: str) -> Mapping[str, Any]:
@@ -261,6 +263,22 @@ class View:
             start_in_s=said.get("start_in_s"),
             state=state,
         )
+
+
+def availability(facts: Mapping[str, Any]) -> schemas.Availability:
+    """How often a scheduler answered, from what the controller says of its cluster."""
+    return schemas.Availability(**facts.get("availability", {}))
+
+
+def queue_forecast(facts: Mapping[str, Any]) -> schemas.QueueForecast:
+    """How long jobs wait and how well that was forecast, from what the controller says of a cluster."""
+    return schemas.QueueForecast(
+        wait_s=facts.get("wait_s"),
+        late_wait_s=facts.get("late_wait_s"),
+        error_s=facts.get("wait_error_s"),
+        coverage=facts.get("wait_coverage"),
+        waits=facts.get("waits", 0),
+    )
 
 
 def _status(

@@ -46,6 +46,8 @@ class Outlook:
     start_in_s: float | None = None
     """Until that job starts."""
     waits_for: str = ""
+    late_s: float | None = None
+    """Of what is on its way: what nine of ten would not exceed from now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,8 @@ class Experience:
 
     loads: tuple[Observation, ...] = ()
     waits: tuple[Observation, ...] = ()
+    wait: Spread | None = None
+    """What a job of its shape waits that is submitted now, see seasons.py; None: as all ``waits`` say."""
 
     @property
     def usual_load_s(self) -> float | None:
@@ -64,20 +68,36 @@ class Experience:
     @property
     def usual_wait_s(self) -> float:
         """What a job is forecast to wait; nothing where none ever waited."""
-        wait = spread(self.waits)
+        wait = self._wait
         return wait.usual if wait is not None else 0.0
+
+    @property
+    def late_wait_s(self) -> float | None:
+        """What nine of ten jobs are forecast not to wait longer than; None where none ever waited."""
+        wait = self._wait
+        return wait.late if wait is not None else None
+
+    @property
+    def late_load_s(self) -> float | None:
+        """What nine of ten loads are forecast not to exceed."""
+        load = spread(self.loads)
+        return load.late if load is not None else None
 
     @property
     def warm_s(self) -> float | None:
         """How long a new replica takes at most until it serves, nine times of ten; None before the first load."""
-        load, wait = spread(self.loads), spread(self.waits)
+        load, wait = spread(self.loads), self._wait
         return None if load is None else load.late + (wait.late if wait is not None else 0.0)
 
     def load_left_s(self, elapsed_s: float) -> float | None:
         return _left_s(spread(self.loads), elapsed_s)
 
     def wait_left_s(self, elapsed_s: float) -> float | None:
-        return _left_s(spread(self.waits), elapsed_s)
+        return _left_s(self._wait, elapsed_s)
+
+    @property
+    def _wait(self) -> Spread | None:
+        return spread(self.waits) if self.wait is None else self.wait
 
     @property
     def error_s(self) -> float | None:
@@ -88,6 +108,13 @@ class Experience:
     def wait_error_s(self) -> float | None:
         """Mean absolute error of the queue waits that were forecast."""
         return _error_s(self.waits)
+
+    @property
+    def wait_coverage(self) -> float | None:
+        """The share of the queue waits that were no longer than nine of ten were forecast to be; None: no such
+        forecast was made. 0.9 is right; less: they were too hopeful, more: too careful."""
+        kept = [one.seconds <= one.late_s for one in self.waits if one.late_s is not None]
+        return sum(kept) / len(kept) if kept else None
 
 
 def _error_s(seen: Iterable[Observation]) -> float | None:
@@ -155,9 +182,12 @@ def _replica_outlook(
     if row.state is ReplicaState.STARTING:
         elapsed_s = _seconds(row.started_at or row.created_at, now)
         left_s, words = known.load_left_s(elapsed_s), "the engine loads"
-        return Outlook(ModelStatus.STARTING, left_s, f"{words}{before}", waits_for=words)
+        late_s = _at_latest_s(known.late_load_s, elapsed_s)
+        return Outlook(ModelStatus.STARTING, left_s, f"{words}{before}", waits_for=words, late_s=late_s)
     if job is not None and job.started_at is not None:
-        return Outlook(ModelStatus.STARTING, known.usual_load_s, f"the job starts{before}", waits_for="the job starts")
+        load_s, late_s, words = known.usual_load_s, known.late_load_s, "the job starts"
+        return Outlook(ModelStatus.STARTING, load_s, f"{words}{before}", waits_for=words, late_s=late_s)
+    late_start_s = _at_latest_s(known.late_wait_s, _seconds(row.created_at, now))
     start_in_s = job_left_s(row, job, known, now)
     place = f"position {job.position}" if job is not None and job.position is not None else ""
     why = ", ".join(part for part in (place, job.reason if job is not None else "") if part)
@@ -168,6 +198,7 @@ def _replica_outlook(
         position=None if job is None else job.position,
         start_in_s=start_in_s,
         waits_for=f"queue: {why}" if why else "queue",
+        late_s=_sum(None if late_start_s is None else max(late_start_s, start_in_s or 0.0), known.late_load_s),
     )
 
 
@@ -202,6 +233,11 @@ def back_off(ended: Sequence[ReplicaRow], now: datetime) -> str:
 def _failed_sentence(failed: Sequence[ReplicaRow]) -> str:
     times = "failed to start" if len(failed) == 1 else f"failed to start {len(failed)} times"
     return f"{times}, last: {failed[0].reason or 'no reason was given'} ({failed[0].id})"
+
+
+def _at_latest_s(late_s: float | None, elapsed_s: float) -> float | None:
+    """What is left of what nine of ten do not exceed; None: it has, or nobody knows."""
+    return late_s - elapsed_s if late_s is not None and late_s > elapsed_s else None
 
 
 def _left_s(usual: Spread | None, elapsed_s: float) -> float | None:

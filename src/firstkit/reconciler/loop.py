@@ -144,6 +144,7 @@ class ClusterLoop:
 
     async def step(self) -> float:
         """One pass; returns how long the next may wait, in seconds, unless there is news."""
+        await self._books.note_polls(self.hands.rhythm.good, self.hands.rhythm.failed)
         jobs, replicas = await self._take_in()
         picture = self._picture(jobs, replicas)
         is_news = self._look(picture)

@@ -228,8 +228,11 @@ def _room(job: ObservedJob, rows: list[ReplicaRow], life: Life, node: Node | Non
 
 def _untold(report: PilotReport, rows: list[ReplicaRow]) -> list[ReplicaRow]:
     """Replicas of a job that its pilot has not heard of: the call that started them was lost, or is under way."""
+    queued = [row for row in rows if row.state is ReplicaState.QUEUED]
+    if not queued:
+        return queued
     heard = {said.replica_id for said in report.replicas}
-    return [row for row in rows if row.state is ReplicaState.QUEUED and row.id not in heard]
+    return [row for row in queued if row.id not in heard]
 
 
 # -- one deployment ----------------------------------------------------------------------------------------------------
@@ -353,9 +356,9 @@ def _tell_again(work: _Work, known: set[str]) -> None:
 def _stop_strays(work: _Work) -> None:
     """Replicas that run although, by our books, they have ended."""
     for job in work.jobs.values():
-        alive = {row.id for row in work.by_job.get(job.row.id, [])}
+        rows = work.by_job.get(job.row.id, ())
         for report in job.report.replicas if job.report is not None else ():
-            if not report.state.is_final and report.replica_id not in alive:
+            if not report.state.is_final and all(row.id != report.replica_id for row in rows):
                 work.actions.append(StopReplica(job.row.id, report.replica_id))
 
 

@@ -22,6 +22,8 @@ class Rhythm:
     def __init__(self, clock: Callable[[], float], interval_s: float = 0.0) -> None:
         self._clock = clock
         self.interval_s = interval_s
+        self.good = self.failed = 0
+        """How often the scheduler answered and did not, since the start."""
         self._hurry_s = max(HURRY_S, interval_s)
         self._calm_s = max(CALM_S, interval_s)
         self._slowest_s = max(SLOWEST_S, interval_s)
@@ -79,6 +81,7 @@ class Rhythm:
 
     def answered(self) -> None:
         """The scheduler answered to anything."""
+        self.good += 1
         self._silences = 0
         self._silent_since = inf
         self._silent_until = -inf
@@ -86,6 +89,7 @@ class Rhythm:
     def silence(self) -> None:
         """The scheduler did not answer: leave it alone, longer each time."""
         self._silences += 1
+        self.failed += 1
         self._silent_since = min(self._silent_since, self._clock())
         self._silent_until = self._clock() + min(LONGEST_SILENCE_S, 2.0 ** min(self._silences - 1, 30)) * _jitter()
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from firstkit.config import ResolvedDeployment
 from firstkit.reconciler.forecast import Outlook, best
 from firstkit.reconciler.loop import ClusterLoop
 from firstkit.reconciler.placement import Share
+from firstkit.reconciler.seasons import availability
+from firstkit.reconciler.starts import start_of
 from firstkit.states import ModelStatus
 from firstkit.wire import to_dict
 
@@ -20,6 +22,9 @@ NEWS_S = 2.0
 NEWS_SHARE = 0.1
 """A forecast that moved by less, beside the time that passed, is no news."""
 NOBODY = "nobody asks for it"
+_FALLING = ("eta_s", "start_in_s")
+"""Seconds that pass by themselves, and those that count from when somebody asks."""
+_STANDING = ("wait_s", "late_wait_s", "load_s", "late_load_s")
 
 
 class Teller:
@@ -72,11 +77,12 @@ class Teller:
             loop = self._loops.get(deployment.cluster)
             if loop is None:
                 outlook, share, states, more = Outlook(ModelStatus.LIVE, 0.0), Share(), {}, ""
+                new = None
             else:
                 name = deployment.name
                 outlook, share = loop.outlooks.get(name, Outlook()), loop.shares.get(name, Share())
                 states = {state.value: count for state, count in loop.states.get(name, {}).items()}
-                more = loop.waits_for.get(name, "")
+                more, new = loop.waits_for.get(name, ""), start(loop, deployment)
                 error_s = loop.books.known(name).error_s
                 errors += [] if error_s is None else [error_s]
             outlooks.append(outlook)
@@ -88,13 +94,41 @@ class Teller:
                 "why": list(share.why),
                 "waits_for": _waits_for(outlook, share, more),
                 "replicas": states,
+                "late_s": outlook.late_s,
+                "new": new,
             }
         return {**_said(best(outlooks)), "clusters": clusters, "forecast_error_s": max(errors, default=None)}
 
 
+def start(loop: ClusterLoop, deployment: ResolvedDeployment) -> dict[str, Any] | None:
+    """What a replica would take that is started now; None before anybody looked. ``obstacle``: why none is."""
+    name = deployment.name
+    place, known, handicap_s = loop.places.get(name), loop.books.known(name), loop.section.handicap
+    if place is None:
+        return None
+    found = start_of(
+        known,
+        loop.hands.start_s(deployment.resources),
+        max(0.0, place.wait_s - handicap_s),
+        deployment.resources.walltime_s,
+        loop.section.maintenance,
+        loop.books.present(),
+    )
+    return {
+        "wait_s": found.wait_s,
+        "late_wait_s": found.late_wait_s,
+        "load_s": found.load_s,
+        "late_load_s": found.late_load_s,
+        "by": found.by.value,
+        "after": None if found.after is None else _iso(found.after.end),
+        "obstacle": place.obstacle or (place.limit if place.new <= 0 else ""),
+        "handicap_s": handicap_s,
+    }
+
+
 def cluster(loop: ClusterLoop) -> dict[str, Any]:
     """What there is to say of a cluster."""
-    hands, window = loop.hands, loop.site.window
+    hands, window, at = loop.hands, loop.site.window, loop.books.present()
     silent_s = hands.rhythm.silent_s
     drained = loop.books.drained.get(loop.name)
     waits = loop.books.waits
@@ -117,7 +151,14 @@ def cluster(loop: ClusterLoop) -> dict[str, Any]:
             "node_hours_today": round(loop.budget.cluster.used_h, 3),
         },
         "wait_s": waits.usual_wait_s if waits.waits else None,
+        "late_wait_s": waits.late_wait_s,
         "wait_error_s": waits.wait_error_s,
+        "wait_coverage": waits.wait_coverage,
+        "waits": len(waits.waits),
+        "availability": {
+            "day": availability(loop.books.polls, at - timedelta(days=1)),
+            "week": availability(loop.books.polls, at - timedelta(days=7)),
+        },
     }
 
 
@@ -131,20 +172,24 @@ def is_news(before: dict[str, Any], after: dict[str, Any], passed_s: float) -> b
 
 
 def _words(said: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in said.items() if key not in ("eta_s", "start_in_s", "clusters")}
+    words = {key: value for key, value in said.items() if key not in (*_FALLING, "late_s", "clusters", "new")}
+    new = said.get("new") or {}
+    return {**words, "new": {key: value for key, value in new.items() if key not in _STANDING}}
 
 
 def _have_moved(old: dict[str, Any], new: dict[str, Any], passed_s: float) -> bool:
     if new["status"] == ModelStatus.OFFLINE.value:
         passed_s = 0.0  # counts from when somebody asks
-    for key in ("eta_s", "start_in_s"):
-        was, is_now = old.get(key), new.get(key)
-        if was is None or is_now is None:
-            if was is not is_now:
-                return True
-        elif abs(max(0.0, was - passed_s) - is_now) > max(NEWS_S, NEWS_SHARE * is_now):
-            return True
-    return False
+    if any(_has_moved(old.get(key), new.get(key), passed_s) for key in _FALLING):
+        return True
+    was, is_now = old.get("new") or {}, new.get("new") or {}
+    return any(_has_moved(was.get(key), is_now.get(key), 0.0) for key in _STANDING)
+
+
+def _has_moved(was: float | None, is_now: float | None, passed_s: float) -> bool:
+    if was is None or is_now is None:
+        return was is not is_now
+    return abs(max(0.0, was - passed_s) - is_now) > max(NEWS_S, NEWS_SHARE * is_now)
 
 
 def _said(outlook: Outlook) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
@@ -21,6 +21,8 @@ from firstkit.wire import from_dict, to_dict
 
 REMEMBERED = 20
 """Observations of one subject that forecasts are made from, and replicas of one deployment that back-off looks at."""
+WAITS = 400
+"""Queue waits of one cluster that forecasts are made from: a few weeks of some ten jobs a day."""
 LONGEST_JOB = timedelta(days=60)
 """Jobs whose rows are older have long ended: what was spent is not looked for there."""
 
@@ -102,10 +104,16 @@ NOBODY = Charge()
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """How long something took, in seconds, and what had been forecast for it."""
+    """How long something took, in seconds, and what had been forecast for it: usually, and nine times of ten at most.
+
+    Of a queue wait also the shape of the job (see ``seasons.shape_of``; "": nobody knows) and when it was submitted.
+    """
 
     seconds: float
     forecast_s: float | None
+    late_s: float | None = None
+    shape: str = ""
+    began_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,10 +209,19 @@ async def spent(conn: AsyncConnection, cluster: str, since: datetime) -> list[Sp
 
 
 async def observed(conn: AsyncConnection, kind: str, subject: str) -> list[Observation]:
-    """The last REMEMBERED observations of a ``queue_wait`` (of a cluster) or ``load_time`` (of a deployment)."""
+    """The last observations of a ``queue_wait`` (of a cluster; WAITS) or ``load_time`` (of a deployment; REMEMBERED),
+    newest first. Old waits that do not say when they began are taken to have ended when they were written."""
     query = select(observations).where(observations.c.kind == kind, observations.c.subject == subject)
-    found = await conn.execute(query.order_by(observations.c.at.desc(), observations.c.id.desc()).limit(REMEMBERED))
-    return [Observation(row.seconds, row.forecast_s) for row in found]
+    newest = query.order_by(observations.c.at.desc(), observations.c.id.desc())
+    found = await conn.execute(newest.limit(WAITS if kind == "queue_wait" else REMEMBERED))
+    return [Observation(row.seconds, row.forecast_s, row.late_s, row.shape, _began_at(row)) for row in found]
+
+
+def _began_at(row: Any) -> datetime | None:
+    began_at: datetime | None = row.began_at
+    if row.kind == "queue_wait" and began_at is None:
+        began_at = row.at - timedelta(seconds=min(row.seconds, LONGEST_JOB.total_seconds()))
+    return began_at
 
 
 def _lived(table: Table, live: Collection[str], since: datetime) -> ColumnElement[bool]:
@@ -309,11 +326,9 @@ async def note_seen(conn: AsyncConnection, job_ids: Sequence[str], at: datetime)
     await conn.execute(update(jobs).where(jobs.c.id.in_(job_ids)).values(observed_at=at))
 
 
-async def add_observation(
-    conn: AsyncConnection, kind: str, subject: str, seconds: float, forecast_s: float | None, at: datetime
-) -> None:
+async def add_observation(conn: AsyncConnection, kind: str, subject: str, seen: Observation, at: datetime) -> None:
     """Remember how long something took."""
-    values = {"kind": kind, "subject": subject, "seconds": max(0.0, seconds), "forecast_s": forecast_s, "at": at}
+    values = {"kind": kind, "subject": subject, "at": at, **asdict(seen), "seconds": max(0.0, seen.seconds)}
     await conn.execute(insert(observations).values(values))
 
 

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from firstkit.errors import ConfigError
 
-VERSIONS = ("0001", "0002", "0003", "0004")
+VERSIONS = ("0001", "0002", "0003", "0004", "0005")
 """Every version since the first, oldest first; the names of the files in migrations/versions."""
 HEAD = VERSIONS[-1]
 _LOCK = 0x46495253545F3031

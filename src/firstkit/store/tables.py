@@ -261,11 +261,25 @@ observations = Table(
     Column("subject", String(500), nullable=False),  # cluster for queue waits, deployment for load times
     Column("seconds", Float, nullable=False),
     Column("forecast_s", Float),
+    Column("late_s", Float),  # what it was forecast not to exceed, nine times of ten
+    Column("shape", String(500), nullable=False, server_default=text("''")),  # of queue waits: see seasons.shape_of
+    Column("began_at", UtcTime),  # of queue waits: when the job was submitted
     Column("at", UtcTime, nullable=False),
     CheckConstraint("kind IN ('queue_wait', 'load_time')", name="kind"),
     CheckConstraint("seconds >= 0", name="seconds"),
     Index(None, "kind", "subject", "at"),
 )
+
+polls = Table(
+    "polls",
+    metadata,
+    Column("cluster", String(200), primary_key=True),
+    Column("hour", UtcTime, primary_key=True),
+    Column("good", Integer, nullable=False),
+    Column("failed", Integer, nullable=False),
+    CheckConstraint("good >= 0 AND failed >= 0", name="not_negative"),
+)
+"""Of each hour: in how many minutes a scheduler was asked and answered, and in how many it did not answer."""
 
 usage = Table(
     "usage",

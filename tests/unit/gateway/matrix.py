@@ -93,6 +93,7 @@ ROWS: dict[str, Row] = {
     "GET /v1/clusters": row("inference"),
     "GET /v1/clusters/{cluster}": _ON_MODEL,
     "GET /v1/jobs": row("inference"),
+    "GET /v1/estimate/{model}": row("inference admin", 200, 404, admin_socket__theirs=200),
     "GET /openapi.json": row("inference"),
     "GET /docs": row("inference"),
     "GET /docs/{name}": row("inference"),

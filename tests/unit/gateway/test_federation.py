@@ -82,7 +82,8 @@ async def controller(gateway: Gateway) -> AsyncIterator[list[Any]]:
 def facts(**more: Any) -> dict[str, Any]:
     known = {"scheduler": "answering", "reason": "", "asked_at": now().isoformat(), "capacity": CAPACITY}
     known |= {"drained": False, "message": "", "maintenance": None, "spent": {"nodes": 2, "node_hours_today": 7.5}}
-    return {**known, **more}
+    known |= {"availability": {"day": 0.75}, "wait_s": 60, "late_wait_s": 90, "wait_error_s": 12, "wait_coverage": 0.9}
+    return {**known, "waits": 40, **more}
 
 
 def forecast(status: str, **more: Any) -> dict[str, Any]:
@@ -135,6 +136,8 @@ async def test_a_cluster_with_all_that_is_known(gateway: Gateway, app: ASGIApp, 
         "scheduler": "local",
         "capacity": {"nodes": 40, "gpus": 160, "free_nodes": 3, "free_gpus": 12},
         "queue": {"pending": 1, "running": 1},
+        "availability": {"day": 0.75, "week": None},
+        "forecast": {"wait_s": 60, "late_wait_s": 90, "error_s": 12, "coverage": 0.9, "waits": 40},
     }
 
 

@@ -6,11 +6,12 @@ books and of the loop on a real store are elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from firstkit.config import ResolvedDeployment
 from firstkit.reconciler.books import Books, Changes
 from firstkit.reconciler.forecast import Experience
 from firstkit.reconciler.observe import ending_of_replica
@@ -41,7 +42,7 @@ class PaperBooks(Books):
         super().__init__(None, cluster, now)  # type: ignore[arg-type]
         self._paper = paper
 
-    async def open(self, deployments: Iterable[str]) -> tuple[list[JobRow], list[ReplicaRow]]:
+    async def open(self, deployments: Mapping[str, ResolvedDeployment]) -> tuple[list[JobRow], list[ReplicaRow]]:
         self.ended = {name: [] for name in deployments}
         await self.refresh(*self.ended)
         return await self.read()
@@ -72,6 +73,9 @@ class PaperBooks(Books):
     @property
     def waits(self) -> Experience:
         return Experience(waits=tuple(self._paper.waits.get(self._cluster, ())))
+
+    async def note_polls(self, good: int, failed: int) -> None:
+        """Nothing is made of it on paper."""
 
     async def write(self, changes: Changes) -> None:
         for job_id in changes.seen:

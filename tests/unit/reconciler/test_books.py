@@ -11,8 +11,9 @@ from sqlalchemy.exc import IntegrityError
 
 from firstkit.links.messages import ReplicaReport
 from firstkit.reconciler.backoff import failures
-from firstkit.reconciler.books import FRESH_FOR, Books, Changes
+from firstkit.reconciler.books import FRESH_FOR, POLLS_KEPT, POLLS_SEEN, Books, Changes
 from firstkit.reconciler.observe import USUAL
+from firstkit.reconciler.seasons import shape_of
 from firstkit.schedulers.scheduler import JobNews
 from firstkit.states import JobState, ReplicaState
 from firstkit.store import clusters as drains
@@ -20,7 +21,8 @@ from firstkit.store import jobs as stored
 from firstkit.store import tables
 from firstkit.store.database import Database
 from firstkit.store.jobs import JobRow, NewReplica, Observation, ReplicaRow
-from unit.reconciler.support import NOW, ONE_CORE, job, replica, report
+from firstkit.store.polls import Polled, polled
+from unit.reconciler.support import NOW, ONE_CORE, deployment, job, replica, report
 
 
 def new(replica_id: str, job_id: str = "job-a", deployment: str = "m@here") -> NewReplica:
@@ -64,7 +66,7 @@ async def pilot_says(books: Books, changes: Changes, *replicas: ReplicaReport) -
 async def books(db: Database) -> Books:
     """Books with a job that was submitted and its replica."""
     made = Books(db, "here")
-    await made.open(["m@here"])
+    await made.open({"m@here": deployment()})
     await submit(made, "job-a", new("rep-a"))
     return made
 
@@ -217,7 +219,7 @@ async def test_a_wait_is_learned_once_however_often_it_is_told(db: Database, boo
     await books.write(again)
     (seen,) = await rows(db, tables.observations)
     assert (seen.kind, seen.subject, seen.seconds) == ("queue_wait", "here", 8.0)
-    assert books.known("m@here").waits == (Observation(8.0, None),)
+    assert books.known("m@here").waits == (Observation(8.0, None, None, shape_of(ONE_CORE), NOW),)
 
 
 async def test_a_wait_is_learned_with_what_was_forecast_for_it(books: Books) -> None:
@@ -232,8 +234,67 @@ async def test_a_wait_is_learned_with_what_was_forecast_for_it(books: Books) -> 
             started = JobNews(row.id, f"id-{row.id}", JobState.RUNNING, started_at=NOW.timestamp() + 8 + number)
             changes.poll(row, [], started, False)
         await books.write(changes)
-    assert [(seen.seconds, seen.forecast_s) for seen in books.waits.waits] == [(10.0, 8.5), (9.0, 30.0), (8.0, None)]
+    seen = [(one.seconds, one.forecast_s, one.late_s) for one in books.waits.waits]
+    assert seen[2] == (8.0, None, None), "nobody knew"
+    assert seen[1] == (9.0, 30.0, 30.0), "the scheduler said so"
+    assert seen[0][:2] == (10.0, pytest.approx(8.5))
     assert books.waits.wait_error_s == pytest.approx((1.5 + 21.0) / 2)
+    assert books.waits.wait_coverage == 0.5
+
+
+async def test_what_another_controller_promised_is_not_made_up(db: Database, books: Books) -> None:
+    (row,), living = await books.read()
+    successor = Books(db, "here")
+    await successor.open({"m@here": deployment()})
+    changes = after(9)
+    changes.poll(row, living, said(JobState.RUNNING, started_at=NOW.timestamp() + 8), False)
+    await successor.write(changes)
+    (seen,) = successor.waits.waits
+    assert (seen.forecast_s, seen.late_s) == (None, None)
+
+
+async def test_a_deployment_waits_as_jobs_of_its_shape_did(db: Database, books: Books) -> None:
+    large = deployment("m@large", resources=replace(ONE_CORE, nodes=16, walltime_s=86400))
+    async with db.begin() as conn:
+        for number in range(20):
+            for needs, seconds in ((ONE_CORE, 10.0), (large.resources, 1000.0)):
+                seen = Observation(seconds, None, None, shape_of(needs), NOW - timedelta(days=number))
+                await stored.add_observation(conn, "queue_wait", "here", seen, NOW)
+    books = Books(db, "here", lambda: NOW)
+    await books.open({"m@here": deployment(), "m@large": large})
+    assert books.known("m@here").usual_wait_s < 100
+    assert books.known("m@large").usual_wait_s > 900
+
+
+# -- whether it answers ------------------------------------------------------------------------------------------------
+
+
+async def test_polls_are_counted_once_a_minute(db: Database) -> None:
+    at = [NOW]
+    books = Books(db, "here", lambda: at[0])
+    await books.open({})
+    for seconds, good, failed in ((0, 3, 0), (30, 9, 1), (60, 10, 1), (120, 10, 4), (180, 10, 4), (3600, 11, 4)):
+        at[0] = NOW + timedelta(seconds=seconds)
+        await books.note_polls(good, failed)
+    counted = [Polled(NOW, 2, 1), Polled(NOW + timedelta(hours=1), 1, 0)]
+    assert books.polls == counted, "at 30 s it was too soon, at 180 s nothing had been asked"
+    async with db.read() as conn:
+        assert await polled(conn, "here", NOW) == counted
+    successor = Books(db, "here", lambda: at[0])
+    await successor.open({})
+    assert successor.polls == counted
+
+
+async def test_old_polls_are_told_of_and_kept_for_a_while(db: Database) -> None:
+    at = [NOW]
+    books = Books(db, "here", lambda: at[0])
+    await books.open({})
+    for good, passed in enumerate((timedelta(0), POLLS_SEEN + timedelta(hours=1), POLLS_KEPT + timedelta(hours=1)), 1):
+        at[0] = NOW + passed
+        await books.note_polls(good, 0)
+    assert [one.hour for one in books.polls] == [at[0].replace(minute=0)]
+    async with db.read() as conn:
+        assert len(await polled(conn, "here", NOW)) == 2
 
 
 async def test_with_the_rows_comes_what_is_drained(db: Database, books: Books) -> None:
@@ -248,7 +309,7 @@ async def test_with_the_rows_comes_what_is_drained(db: Database, books: Books) -
 async def test_rows_are_read_again_after_a_write_and_after_a_while(db: Database) -> None:
     at = [NOW]
     books = Books(db, "here", lambda: at[0])
-    await books.open(["m@here"])
+    await books.open({"m@here": deployment()})
     async with db.begin() as conn:
         await stored.add_job(conn, "job-x", "here", ONE_CORE, "digest", NOW)
     assert await books.read() == ([], []), "by whom, if not by us?"
@@ -300,7 +361,7 @@ async def test_a_load_is_learned_once_with_what_was_forecast_for_it(db: Database
     loads = books.known("m@here").loads
     assert loads == (Observation(4.0, 3.0), Observation(3.0, None))
     successor = Books(db, "here")
-    await successor.open(["m@here"])
+    await successor.open({"m@here": deployment()})
     assert successor.known("m@here") == books.known("m@here")
 
 
@@ -347,10 +408,10 @@ async def test_what_was_there_is_found_at_the_start(db: Database, books: Books) 
     await books.add_replica(new("rep-b"))
     await books.move_replica("rep-b", ReplicaState.FAILED, ended_at=NOW)
     successor = Books(db, "here")
-    (row,), (living,) = await successor.open(["m@here"])
+    (row,), (living,) = await successor.open({"m@here": deployment()})
     assert (row.id, living.id) == ("job-a", "rep-a")
     assert [one.id for one in successor.ended["m@here"]] == ["rep-b"]
-    assert await Books(db, "there").open(["m@there"]) == ([], [])
+    assert await Books(db, "there").open({"m@there": deployment("m@there")}) == ([], [])
 
 
 async def test_what_an_engine_said_last_is_kept_whatever_it_was(db: Database, books: Books) -> None:

@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from firstkit.reconciler.forecast import Experience, Outlook, back_off, best, deployment_outlook, spread, wait_s
+from firstkit.reconciler.forecast import (
+    Experience,
+    Outlook,
+    Spread,
+    back_off,
+    best,
+    deployment_outlook,
+    spread,
+    wait_s,
+)
 from firstkit.states import JobState, ModelStatus, ReplicaState
 from firstkit.store.jobs import Observation, ReplicaRow
 from unit.reconciler.support import NOW, job, replica
@@ -97,6 +106,31 @@ def test_a_successor_is_warm_when_nine_of_ten_were() -> None:
     assert Experience().warm_s is None
     assert Experience(loads=seen(10, 10)).warm_s == 10
     assert Experience(loads=seen(10, 10), waits=seen(60, 160)).warm_s == 10 + 150
+
+
+def test_the_waits_of_its_shape_are_told_where_they_are_known() -> None:
+    known = Experience(loads=seen(10, 10), waits=seen(60, 160), wait=Spread(20, 30))
+    assert (known.usual_wait_s, known.late_wait_s, known.warm_s) == (20, 30, 40)
+    assert (known.wait_left_s(5), known.wait_left_s(25), known.wait_left_s(31)) == (15, 5, None)
+
+
+def test_what_is_on_its_way_says_what_nine_of_ten_would_not_exceed() -> None:
+    known = Experience(loads=seen(10, 10), waits=seen(100, 200))
+    loading, overdue = (replica(state=ReplicaState.STARTING, **ago(seconds)) for seconds in (4, 11))
+    assert (outlook(loading, known=known).late_s, outlook(overdue, known=known).late_s) == (6, None)
+    row = replica(state=ReplicaState.QUEUED, **ago(40))
+    waiting = {"state": JobState.PENDING, "started_at": None}
+    assert outlook(row, known=known, **waiting).late_s == 190 - 40 + 10
+    planned = outlook(row, known=known, starts_at=NOW + timedelta(seconds=900), **waiting)
+    assert planned.late_s == 900 + 10, "nobody believes in less than the scheduler says"
+    assert outlook(replica(state=ReplicaState.QUEUED), known=known).late_s == 10
+    assert outlook(row, known=Experience(), **waiting).late_s is None
+
+
+def test_coverage_is_the_share_of_waits_that_were_not_late() -> None:
+    waits = (Observation(10, 5, 9), Observation(10, 5, 10), Observation(10, 5, 30), Observation(10, None))
+    assert Experience(waits=waits).wait_coverage == pytest.approx(2 / 3)
+    assert Experience(waits=seen(10)).wait_coverage is None
 
 
 def test_back_off_is_said_while_it_lasts() -> None:

@@ -435,3 +435,15 @@ async def test_a_pilot_that_outlives_its_job_is_told_to_leave(db: Database) -> N
     await there.start()
     await here.passes(1)
     assert [(said["verb"], said["job_id"]) for said in here.said] == [("exit", replica.job_id)]
+
+
+async def test_whether_the_scheduler_answers_is_remembered(db: Database) -> None:
+    for scheduler, figures in ((QuickCluster(), (1, 0)), (SilentCluster(), (1, 1))):
+        bench = Bench(db, scheduler)
+        await bench.loop.start()
+        await bench.poll()
+        bench.loop.books._asked_at = None  # a minute later
+        await bench.passes(1)
+        hours = bench.loop.books.polls
+        assert (sum(hour.good for hour in hours), sum(hour.failed for hour in hours)) == figures
+        await bench.loop.close()

@@ -142,3 +142,11 @@ def test_any_answer_ends_a_silence(clock: Clock) -> None:
     rhythm.answered()
     assert not rhythm.is_silent
     assert rhythm.silent_s is None
+
+
+def test_it_counts_how_often_it_was_answered(clock: Clock) -> None:
+    rhythm = Rhythm(clock)
+    rhythm.heard()
+    rhythm.answered()
+    rhythm.silence()
+    assert (rhythm.good, rhythm.failed) == (2, 1)

@@ -25,7 +25,7 @@ from firstkit.clock import now
 from firstkit.errors import ConfigError, StoreUnavailable
 from firstkit.store import database, schema
 from firstkit.store.database import Database
-from firstkit.store.tables import members, metadata, projects, users
+from firstkit.store.tables import members, metadata, observations, projects, users
 
 
 def _project(name: str) -> dict[str, object]:
@@ -187,9 +187,14 @@ async def test_the_last_version_can_be_left_and_reached_again(db: Database) -> N
         await conn.execute(insert(users).values(user))
         await conn.execute(insert(projects).values(id="p", name="climate", description="", created_at=now()))
         await conn.execute(insert(members).values(member))
-        await conn.run_sync(_downgrade, schema.VERSIONS[-2])
-        assert await schema.stored_version(conn) == schema.VERSIONS[-2]
-        await schema.migrate(conn)
+        wait = {"kind": "queue_wait", "subject": "here", "seconds": 60.0, "forecast_s": 50.0, "at": now()}
+        await conn.execute(insert(observations).values(**wait, shape="nodes=1 gpus=0 walltime=any", late_s=90.0))
+        for version in (schema.VERSIONS[-2], "0003"):
+            await conn.run_sync(_downgrade, version)
+            assert await schema.stored_version(conn) == version
+            await schema.migrate(conn)
+        seen = (await conn.execute(select(observations))).mappings().one()
+        assert {key: seen[key] for key in (*wait, "shape", "late_s")} == {**wait, "shape": "", "late_s": None}
         found = (await conn.execute(select(users))).mappings().one()
         assert {key: found[key] for key in user} == {**user, "roles": []}
         assert (await conn.execute(select(members.c.role))).scalar_one() == "member"

@@ -5,7 +5,7 @@ from datetime import timedelta
 from itertools import product
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import insert, select
 from sqlalchemy.exc import IntegrityError
 
 from firstkit.clock import now
@@ -15,7 +15,7 @@ from firstkit.states import LIVE_JOB_STATES, JobState, ReplicaState, advance
 from firstkit.store import jobs as stored
 from firstkit.store import tables
 from firstkit.store.database import Database
-from firstkit.store.jobs import NewReplica, Refused, admit_pilot
+from firstkit.store.jobs import NewReplica, Observation, Refused, admit_pilot
 
 TAKEN = Refused("another pilot has this job", for_good=True)
 OVER = Refused("this job is over", for_good=True)
@@ -119,10 +119,11 @@ async def test_observations_by_subject_newest_first(db: Database) -> None:
     async with db.begin() as conn:
         for i, subject in enumerate(["m@here", "other", "m@here"]):
             at = now() + timedelta(seconds=i)
-            await stored.add_observation(conn, "load_time", subject, float(i), None if i == 0 else 9.0, at)
-        await stored.add_observation(conn, "load_time", "negative", -0.1, None, now())
-        seen = await stored.observed(conn, "load_time", "m@here")
-        assert [(one.seconds, one.forecast_s) for one in seen] == [(2.0, 9.0), (0.0, None)]
+            seen = Observation(float(i), None if i == 0 else 9.0)
+            await stored.add_observation(conn, "load_time", subject, seen, at)
+        await stored.add_observation(conn, "load_time", "negative", Observation(-0.1, None), now())
+        found = await stored.observed(conn, "load_time", "m@here")
+        assert [(one.seconds, one.forecast_s) for one in found] == [(2.0, 9.0), (0.0, None)]
         assert (await stored.observed(conn, "load_time", "negative"))[0].seconds == 0.0
         assert await stored.observed(conn, "queue_wait", "m@here") == []
 
@@ -182,10 +183,28 @@ async def test_ended_replicas_are_those_of_one_deployment(db: Database) -> None:
 async def test_only_the_last_observations_are_remembered(db: Database) -> None:
     at = now()
     async with db.begin() as conn:
-        for i in range(stored.REMEMBERED + 5):  # all at one moment: the order of writing decides
-            await stored.add_observation(conn, "queue_wait", "here", float(i), None, at)
-        seen = await stored.observed(conn, "queue_wait", "here")
-    assert [one.seconds for one in seen] == [float(i) for i in range(stored.REMEMBERED + 4, 4, -1)]
+        for kind, most in (("load_time", stored.REMEMBERED), ("queue_wait", stored.WAITS)):
+            for i in range(most + 5):  # all at one moment: the order of writing decides
+                await stored.add_observation(conn, kind, "here", Observation(float(i), None), at)
+            seen = await stored.observed(conn, kind, "here")
+            assert [one.seconds for one in seen] == [float(i) for i in range(most + 4, 4, -1)]
+
+
+async def test_a_wait_is_remembered_with_its_shape_and_when_it_began(db: Database) -> None:
+    at = now()
+    seen = Observation(60.0, 50.0, 90.0, "nodes=1 gpus=4 walltime=1h queue=gpu", at - timedelta(seconds=61))
+    async with db.begin() as conn:
+        await stored.add_observation(conn, "queue_wait", "here", seen, at)
+        assert await stored.observed(conn, "queue_wait", "here") == [seen]
+
+
+async def test_a_wait_of_earlier_versions_began_when_it_must_have(db: Database) -> None:
+    at = now()
+    old = {"kind": "queue_wait", "subject": "here", "seconds": 60.0, "at": at}
+    async with db.begin() as conn:
+        await conn.execute(insert(tables.observations).values(old))
+        (seen,) = await stored.observed(conn, "queue_wait", "here")
+    assert (seen.shape, seen.late_s, seen.began_at) == ("", None, at - timedelta(seconds=60))
 
 
 # -- pilots ------------------------------------------------------------------------------------------------------------
