@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from math import inf
@@ -150,14 +150,16 @@ def deployment_outlook(
     known: Experience,
     now: datetime,
     start_s: float | None = None,
+    doing: Mapping[str, str] | None = None,
 ) -> Outlook:
     """The outlook of one deployment: that of its best living replica, else why there is none.
 
     ``replicas``: its living ones; ``jobs``: by id, those of the replicas; ``ended``: its ended ones, newest first;
-    ``start_s``: how long a start now would take, where more is known than what was learned.
+    ``start_s``: how long a start now would take, where more is known than what was learned; ``doing``: by replica, what
+    their pilots say that those that start are doing.
     """
-    failed = failures(ended)
-    alive = [_replica_outlook(row, jobs.get(row.job_id), known, failed, now) for row in replicas]
+    failed, doing = failures(ended), doing or {}
+    alive = [_replica_outlook(row, jobs.get(row.job_id), known, failed, now, doing.get(row.id)) for row in replicas]
     return best(alive) if alive else _offline(failed, retry_at(ended, now), known, start_s, now)
 
 
@@ -171,7 +173,12 @@ def _rank(outlook: Outlook) -> tuple[int, float]:
 
 
 def _replica_outlook(
-    row: ReplicaRow, job: JobRow | None, known: Experience, failed: Sequence[ReplicaRow], now: datetime
+    row: ReplicaRow,
+    job: JobRow | None,
+    known: Experience,
+    failed: Sequence[ReplicaRow],
+    now: datetime,
+    doing: str | None,
 ) -> Outlook:
     if row.state is ReplicaState.READY:
         return Outlook(ModelStatus.LIVE, 0.0)
@@ -181,7 +188,7 @@ def _replica_outlook(
     before = f"; {_failed_sentence(failed)}" if failed else ""
     if row.state is ReplicaState.STARTING:
         elapsed_s = _seconds(row.started_at or row.created_at, now)
-        left_s, words = known.load_left_s(elapsed_s), "the engine loads"
+        left_s, words = known.load_left_s(elapsed_s), doing or "the engine loads"
         late_s = _at_latest_s(known.late_load_s, elapsed_s)
         return Outlook(ModelStatus.STARTING, left_s, f"{words}{before}", waits_for=words, late_s=late_s)
     if job is not None and job.started_at is not None:

@@ -19,7 +19,7 @@ from firstkit.errors import FirstError
 from firstkit.links.messages import LinkSpec
 from firstkit.reconciler.acting import Cluster, Hands, Setting
 from firstkit.reconciler.books import Books, Changes
-from firstkit.reconciler.budget import Budget, budget
+from firstkit.reconciler.budget import DAY, Budget, budget
 from firstkit.reconciler.calls import Calls
 from firstkit.reconciler.charge import charge_of
 from firstkit.reconciler.closing import Site, site
@@ -28,6 +28,7 @@ from firstkit.reconciler.handover import life_of
 from firstkit.reconciler.placement import Place, Share
 from firstkit.reconciler.plan import Desired, EndPilot, ObservedJob, Plan, grouped, plan
 from firstkit.reconciler.rhythm import Rhythm
+from firstkit.reconciler.seasons import availability
 from firstkit.reconciler.standing import Picture, desired, places
 from firstkit.reconciler.world import World
 from firstkit.schedulers.scheduler import JobNews
@@ -242,7 +243,13 @@ class ClusterLoop:
             finish_s={one.model: self._world.finish_s(one.model) for one in self.deployments.values()},
             elsewhere=self._elsewhere(self.name),
             cluster=self.hands.capacity,
+            availability=self._availability(at),
         )
+
+    def _availability(self, at: datetime) -> float:
+        """To a hundredth: less is no news."""
+        share = availability(self._books.polls, at - DAY)
+        return 1.0 if share is None else round(share, 2)
 
     def _look(self, picture: Picture) -> bool:
         """See how the deployments stand; whether that is news for other clusters."""
@@ -269,6 +276,7 @@ class ClusterLoop:
         """What people are told, and what the scheduler is asked for the next decision."""
         by_id = {job.row.id: job.row for job in picture.jobs}
         by_deployment = grouped(picture.replicas, "deployment")
+        doing = {said.replica_id: said.doing for job in picture.jobs if job.report for said in job.report.replicas}
         self.waits_for = made.waits_for
         self.outlooks = {
             name: deployment_outlook(
@@ -278,6 +286,7 @@ class ClusterLoop:
                 self._books.known(name),
                 picture.now,
                 picture.start_s(deployment),
+                doing,
             )
             for name, deployment in self.deployments.items()
         }

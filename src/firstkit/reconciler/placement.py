@@ -13,6 +13,9 @@ OVERTAKEN_FACTOR = 2.0
 OVERTAKEN_S = 60.0
 """A replica that waits in a queue is overtaken by another cluster where one would serve so much sooner."""
 
+LEAST_AVAILABLE = 0.1
+"""The share of a day below which one scheduler is as bad as another."""
+
 TIE_S = 15.0
 TIE_SHARE = 0.1
 """Predictions that differ by less say the same: then the order of the file decides."""
@@ -59,6 +62,14 @@ class Place:
     """How long a replica that is started now may take until it serves, nine times of ten."""
     successor_s: float = 0.0
     """The same for a successor of one here, wherever it is started."""
+    availability: float = 1.0
+    """The share of the last day in which its scheduler answered."""
+
+    def start_s(self, usual_load_s: float) -> float:
+        """How long until a replica that is started now serves, as starts here are compared with those elsewhere: where
+        the scheduler is often silent they count as longer, for it may be so when it is needed."""
+        load_s = usual_load_s if self.load_s is None else self.load_s
+        return (self.wait_s + load_s) / max(LEAST_AVAILABLE, self.availability)
 
     @property
     def running(self) -> int:
@@ -90,9 +101,7 @@ def allocate(places: Sequence[Place], needs: Iterable[Need]) -> dict[str, Share]
     """
     loads = [place.load_s for place in places if place.load_s is not None]
     usual_load_s = median(loads) if loads else 0.0
-    tallies = [
-        _Tally(place, place.wait_s + (usual_load_s if place.load_s is None else place.load_s)) for place in places
-    ]
+    tallies = [_Tally(place, place.start_s(usual_load_s)) for place in places]
     for tally in tallies:
         tally.count_own()
     _move_hot(tallies)

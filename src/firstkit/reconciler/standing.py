@@ -49,6 +49,8 @@ class Picture:
     """How long a replica of the same model may take on the other clusters until it serves, where any could start."""
     cluster: Capacity | None = None
     """None: not known."""
+    availability: float = 1.0
+    """The share of the last day in which its scheduler answered."""
 
     def experience(self, name: str) -> Experience:
         return self.known.get(name, Experience())
@@ -140,6 +142,7 @@ def _place(
         load_s=picture.experience(deployment.name).usual_load_s,
         warm_s=warm_s,
         successor_s=successor_s,
+        availability=picture.availability,
     )
 
 

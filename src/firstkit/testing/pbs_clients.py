@@ -58,7 +58,7 @@ class Client:
     def connect(self) -> socket.socket:
         link = socket.socket(socket.AF_UNIX)
         try:
-            link.connect(str(self.folder / "server.sock"))
+            link.connect(str(self.folder / "server.socket"))
         except OSError:
             raise ServerDown from None
         return link

@@ -22,7 +22,7 @@ from firstkit.testing import pbs_places as places
 from firstkit.testing.pbs_jobs import Job
 from firstkit.testing.pbs_places import Part, Refused, Stay, Vnode
 
-SOCKET, STATE, SETTINGS = "server.sock", "server.json", "settings.json"
+SOCKET, STATE, SETTINGS = "server.socket", "server.json", "settings.json"
 HISTORY_OFF = "PBS is not configured to maintain job history "
 LINE_LIMIT = 2**22
 

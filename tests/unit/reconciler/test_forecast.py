@@ -47,6 +47,13 @@ def test_the_eta_of_a_load_falls_with_time() -> None:
     assert outlook(replica(state=ReplicaState.STARTING, **ago(5))).eta_s == 7
 
 
+def test_what_its_pilot_says_that_it_does_is_told() -> None:
+    row = replica(state=ReplicaState.STARTING, **ago(5))
+    words = "copies its weights: 3.1 of 12.6 GB"
+    found = deployment_outlook([row], {row.job_id: job()}, [], KNOWN, NOW, doing={row.id: words})
+    assert (found.status, found.eta_s, found.reason, found.waits_for) == (ModelStatus.STARTING, 7, words, words)
+
+
 def test_a_load_that_takes_longer_than_usual_is_measured_by_the_slow_ones() -> None:
     eta_s = outlook(replica(state=ReplicaState.STARTING, **ago(13))).eta_s
     assert 0 < eta_s < 1

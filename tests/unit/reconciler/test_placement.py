@@ -58,6 +58,13 @@ def test_the_order_of_the_file_decides_between_equals() -> None:
     assert wanted([place(wait_s=1050.0), place("b", wait_s=1000.0)], asked(1)) == [1, 0]
 
 
+def test_a_cluster_whose_scheduler_is_often_silent_counts_as_slower() -> None:
+    shaky = place(load_s=100.0, availability=0.5)
+    assert wanted([shaky, place("b", load_s=150.0)], asked(1)) == [0, 1]
+    assert wanted([shaky, place("b", load_s=250.0)], asked(1)) == [1, 0]
+    assert wanted([place(load_s=100.0, availability=0.0)], asked(1)) == [1]
+
+
 def test_a_first_load_is_taken_to_be_as_it_is_elsewhere() -> None:
     assert wanted([place(load_s=300.0), place("b", wait_s=60.0)], asked(1)) == [1, 0]
 
