@@ -32,6 +32,8 @@ COMMANDS = {
     "users": "users.app",
     "audit": "audit.audit",
     "config": "checking.app",
+    "simulate": "simulate.simulate",
+    "estimate": "estimate.estimate",
 }
 """Name -> module and function, or group of commands, in the order of the help."""
 

@@ -54,7 +54,7 @@ def submission(argv: Sequence[str], stdin: str, user: str, env: Mapping[str, str
     values = dict(options)
     is_command = bool(rest) and argv[len(argv) - len(rest) - 1] == "--"
     script = "" if is_command else _script(rest, stdin)
-    asked = {
+    asked: dict[str, Any] = {
         "user": user, "name": _name(values, rest), "account": values.get("-A"),
         "project": values.get("-P", "_pbs_project_default"), "queue": values.get("-q"),
         "join": values.get("-j", "n"), "keep": values.get("-k", "n"), "output": values.get("-o"),

@@ -55,10 +55,10 @@ def moment(seconds: float) -> str:
 def job_attributes(job: Mapping[str, Any], server: str) -> list[Attribute]:
     """All attributes that PBS shows of a job to its owner; what is not known yet is absent."""
     whole = [*_identity(job, server), *_times(job, server), *_placing(job), *_course(job, server)]
-    return [attribute for attribute in whole if attribute.value is not None]
+    return [attribute for attribute in whole if attribute is not None]
 
 
-def _identity(job: Mapping[str, Any], server: str) -> list[Attribute]:
+def _identity(job: Mapping[str, Any], server: str) -> list[Attribute | None]:
     used = job["resources_used"] or {}
     return [
         _plain("Job_Name", job["name"]),
@@ -73,7 +73,7 @@ def _identity(job: Mapping[str, Any], server: str) -> list[Attribute]:
     ]
 
 
-def _times(job: Mapping[str, Any], server: str) -> list[Attribute]:
+def _times(job: Mapping[str, Any], server: str) -> list[Attribute | None]:
     number = job["id"]
     workdir = job["env"]["PBS_O_WORKDIR"]
     output = job["output"] or f"{workdir}/{job['name']}.o{number}"
@@ -93,7 +93,7 @@ def _times(job: Mapping[str, Any], server: str) -> list[Attribute]:
     ]
 
 
-def _placing(job: Mapping[str, Any]) -> list[Attribute]:
+def _placing(job: Mapping[str, Any]) -> list[Attribute | None]:
     return [
         *[Attribute("Resource_List", name, str(value)) for name, value in job["resources"].items()],
         _plain("stime", job["stime"] and moment(job["stime"])),
@@ -105,10 +105,10 @@ def _placing(job: Mapping[str, Any]) -> list[Attribute]:
     ]
 
 
-def _course(job: Mapping[str, Any], server: str) -> list[Attribute]:
+def _course(job: Mapping[str, Any], server: str) -> list[Attribute | None]:
     argv = job["argv"] or [None]
     arguments = "".join(f"<jsdl-hpcpa:Argument>{argument}</jsdl-hpcpa:Argument>" for argument in argv[1:])
-    estimated = job["estimated"] or {}
+    estimated = job["estimated"]
     return [
         _plain("comment", job["comment"]),
         _plain("etime", None if job["holds"] or job["never_eligible"] else moment(job["ctime"])),
@@ -119,20 +119,17 @@ def _course(job: Mapping[str, Any], server: str) -> list[Attribute]:
         _plain("Submit_arguments", job["submit_arguments"]),
         _plain("executable", argv[0] and f"<jsdl-hpcpa:Executable>{argv[0]}</jsdl-hpcpa:Executable>"),
         _plain("argument_list", arguments or None),
-        Attribute("estimated", "exec_vnode", estimated.get("exec_vnode")),
-        Attribute("estimated", "start_time", moment(estimated["start_time"]) if estimated else _absent()),
+        _plain("estimated", estimated and estimated.get("exec_vnode"), "exec_vnode"),
+        _plain("estimated", estimated and moment(estimated["start_time"]), "start_time"),
         _plain("history_timestamp", job["history_at"]),
         _plain("project", job["project"]),
         _plain("Submit_Host", server),
     ]
 
 
-def _plain(name: str, value: Any) -> Attribute:
-    return Attribute(name, "", value if value is None else str(value))
-
-
-def _absent() -> Any:
-    return None
+def _plain(name: str, value: Any, part: str = "") -> Attribute | None:
+    """None for a value that is none: the attribute is absent then."""
+    return None if value is None else Attribute(name, part, str(value))
 
 
 def dsv(job_id: str, attributes: Sequence[Attribute], delimiter: str) -> str:
