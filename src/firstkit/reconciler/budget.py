@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from operator import add
 
 from firstkit.config import Scale
 from firstkit.config.clusters import Spending
@@ -80,13 +81,12 @@ class Budget:
 
 def budget(limits: Spending, spent: Iterable[Spent], now: datetime) -> Budget:
     """The budget of a cluster; ``spent``: its jobs that live or ended within the last day."""
-    whole, deployments = Account(), dict[str, Account]()
+    sums: dict[str | None, Sum] = {}
     for one in spent:
-        account = _account(one, now)
-        whole = whole.plus(account)
-        if one.deployment is not None:
-            deployments[one.deployment] = deployments.get(one.deployment, Account()).plus(account)
-    return Budget(limits, whole, deployments)
+        before = sums.get(one.deployment, _NOTHING)
+        sums[one.deployment] = tuple(map(add, before, _spending(one, now)))
+    whole = Account(*map(sum, zip(*sums.values(), strict=True))) if sums else Account()
+    return Budget(limits, whole, {name: Account(*found) for name, found in sums.items() if name is not None})
 
 
 def hours_of(job: Resources) -> float:
@@ -94,25 +94,27 @@ def hours_of(job: Resources) -> float:
     return job.nodes * _day_hours(job.walltime_s)
 
 
-def _account(one: Spent, now: datetime) -> Account:
+Sum = tuple[int, float, float, int]
+"""The fields of an ``Account``: thousands are added up in a pass."""
+_NOTHING: Sum = (0, 0.0, 0.0, 0)
+
+
+def _spending(one: Spent, now: datetime) -> Sum:
     submissions = int(one.created_at > now - HOUR)
     lives = one.ended_at is None
     if one.started_at is None:
-        return (
-            Account(one.nodes, 0.0, one.nodes * _day_hours(one.walltime_s), submissions)
-            if lives
-            else Account(submissions=submissions)
-        )
-    used_s = max(0.0, ((one.ended_at or now) - max(one.started_at, now - DAY)).total_seconds())
+        bound_h = one.nodes * _day_hours(one.walltime_s)
+        return (one.nodes, 0.0, bound_h, submissions) if lives else (0, 0.0, 0.0, submissions)
+    used_h = one.nodes * max(0.0, ((one.ended_at or now) - max(one.started_at, now - DAY)).total_seconds()) / 3600
     if not lives:
-        return Account(0, one.nodes * used_s / 3600, 0.0, submissions)
+        return (0, used_h, 0.0, submissions)
     if one.ends_at is not None:
         left_s: float | None = max(0.0, (one.ends_at - now).total_seconds())
     elif one.walltime_s is not None:
         left_s = max(0.0, one.walltime_s - (now - one.started_at).total_seconds())
     else:
         left_s = None
-    return Account(one.nodes, one.nodes * used_s / 3600, one.nodes * _day_hours(left_s), submissions)
+    return (one.nodes, used_h, one.nodes * _day_hours(left_s), submissions)
 
 
 def _day_hours(seconds: float | None) -> float:

@@ -39,7 +39,7 @@ class Life:
 
     def is_leaving(self, warm_s: float) -> bool:
         """Whether the replicas of the job do not count any more as those that are wanted."""
-        return self.left_s <= self.lead_s(warm_s)
+        return self.left_s <= self.whole_s / 2 and self.left_s <= self.lead_s(warm_s)
 
     def is_nearly_leaving(self, warm_s: float) -> bool:
         return self.left_s <= min(NEARLY * self.lead_s(warm_s), 3 * self.whole_s / 4)

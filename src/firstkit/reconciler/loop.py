@@ -24,12 +24,12 @@ from firstkit.reconciler.calls import Calls
 from firstkit.reconciler.charge import charge_of
 from firstkit.reconciler.closing import Site, site
 from firstkit.reconciler.forecast import Outlook, deployment_outlook
-from firstkit.reconciler.handover import life_of
 from firstkit.reconciler.placement import Place, Share
-from firstkit.reconciler.plan import Desired, EndPilot, ObservedJob, Plan, grouped, plan
+from firstkit.reconciler.plan import Desired, EndPilot, Plan, plan
 from firstkit.reconciler.rhythm import Rhythm
 from firstkit.reconciler.seasons import availability
 from firstkit.reconciler.standing import Picture, desired, places
+from firstkit.reconciler.survey import ObservedJob, Survey, grouped
 from firstkit.reconciler.world import World
 from firstkit.schedulers.scheduler import JobNews
 from firstkit.states import JobState, ReplicaState
@@ -151,16 +151,7 @@ class ClusterLoop:
         is_news = self._look(picture)
         self.shares = self._shares(self.name)
         wants = [self._desired(picture, deployment) for deployment in self.deployments.values()]
-        made = plan(
-            wants,
-            picture.jobs,
-            replicas,
-            picture.now,
-            cluster=self.hands.capacity,
-            budget=picture.budget,
-            leaves_at=picture.site.leaves_at,
-            orphan_timeout_s=self._orphan_timeout_s,
-        )
+        made = plan(wants, picture.survey, budget=picture.budget, orphan_timeout_s=self._orphan_timeout_s)
         for action in [*made.actions, *await self._ends()]:
             await self.hands.apply(action)
         self._look_ahead(picture, made)
@@ -224,10 +215,9 @@ class ClusterLoop:
         self.hands.forget(living)
         self.site = site(self.section.maintenance, None if drained is None else drained.message, at)
         self.budget = budget(self.section.limits, self._books.spent, at)
+        observed = [self._observed(job, at) for job in jobs]
         return Picture(
-            now=at,
-            jobs=[self._observed(job, at) for job in jobs],
-            replicas=replicas,
+            survey=Survey.of(observed, replicas, at, cluster=self.hands.capacity, leaves_at=self.site.leaves_at),
             site=self.site,
             budget=self.budget,
             silent_s=self.hands.rhythm.silent_s,
@@ -242,7 +232,6 @@ class ClusterLoop:
             },
             finish_s={one.model: self._world.finish_s(one.model) for one in self.deployments.values()},
             elsewhere=self._elsewhere(self.name),
-            cluster=self.hands.capacity,
             availability=self._availability(at),
         )
 
@@ -274,13 +263,14 @@ class ClusterLoop:
 
     def _look_ahead(self, picture: Picture, made: Plan) -> None:
         """What people are told, and what the scheduler is asked for the next decision."""
-        by_id = {job.row.id: job.row for job in picture.jobs}
-        by_deployment = grouped(picture.replicas, "deployment")
-        doing = {said.replica_id: said.doing for job in picture.jobs if job.report for said in job.report.replicas}
+        survey = picture.survey
+        by_id = {job_id: job.row for job_id, job in survey.jobs.items()}
+        reports = [job.report for job in survey.jobs.values() if job.report]
+        doing = {said.replica_id: said.doing for report in reports for said in report.replicas}
         self.waits_for = made.waits_for
         self.outlooks = {
             name: deployment_outlook(
-                by_deployment.get(name, []),
+                survey.by_deployment.get(name, []),
                 by_id,
                 self._books.ended[name],
                 self._books.known(name),
@@ -290,20 +280,21 @@ class ClusterLoop:
             )
             for name, deployment in self.deployments.items()
         }
-        self.states = {name: Counter(row.state for row in rows) for name, rows in by_deployment.items()}
+        self.states = {name: Counter(row.state for row in rows) for name, rows in survey.by_deployment.items()}
         for name, share in self.shares.items():
             if share.is_considered and name in self.deployments:
                 self.hands.ask_start(self.deployments[name].resources)
 
     def _pause_s(self, picture: Picture, wants: list[Desired], has_acted: bool) -> float:
-        hands, jobs = self.hands, picture.jobs
+        hands, jobs = self.hands, picture.survey.jobs.values()
         is_settled = all(job.row.state is JobState.RUNNING and job.report is not None for job in jobs)
         hands.rhythm.note(has_jobs=bool(jobs), is_calm=is_settled)
         hands.ask()
         wanted = sum(want.wanted for want in wants)
         is_more = wanted > sum(want.deployment.scale.hot for want in wants)
         is_asked = any(self._world.is_waited_for(one.model) for one in self.deployments.values())
-        is_calm = is_settled and len(picture.replicas) == wanted and not is_more and not has_acted and not is_asked
+        is_there = is_settled and len(picture.survey.replicas) == wanted
+        is_calm = is_there and not is_more and not has_acted and not is_asked
         retries_s = [(want.retry_at - picture.now).total_seconds() for want in wants if want.retry_at]
         moments_s = [moment_s for moment_s in [*retries_s, *_moments_s(picture, wants)] if moment_s > 0]
         until_poll_s = CALM_S if "poll" in hands.under_way else hands.rhythm.left_s
@@ -329,9 +320,8 @@ def _gist(place: Place) -> tuple[object, ...]:
 def _moments_s(picture: Picture, wants: list[Desired]) -> list[float]:
     """Seconds until replicas have to be handed over, or only have time to drain."""
     warm_s = {want.deployment.name: want.warm_s for want in wants}
-    jobs, moments = {job.row.id: job for job in picture.jobs}, []
-    for row in picture.replicas:
-        if (job := jobs.get(row.job_id)) is not None:
-            life = life_of(job.row, job.report, picture.site.leaves_at, picture.now)
-            moments += [life.left_s - life.lead_s(warm_s.get(row.deployment, 0.0)), life.left_s - life.margin_s]
+    survey, moments = picture.survey, list[float]()
+    for row in survey.replicas:
+        life = survey.life(row)
+        moments += [life.left_s - life.lead_s(warm_s.get(row.deployment, 0.0)), life.left_s - life.margin_s]
     return moments

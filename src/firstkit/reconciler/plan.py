@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from math import inf
 
 from firstkit.config import ResolvedDeployment
-from firstkit.links.messages import PilotReport
 from firstkit.reconciler.budget import Budget
-from firstkit.reconciler.handover import ENDLESS, Life, end_of, life_of
-from firstkit.reconciler.packing import Node, Room, Rooms, largest_first, new_job, waiting_room
-from firstkit.schedulers.scheduler import Capacity, Resources
+from firstkit.reconciler.handover import ENDLESS, end_of
+from firstkit.reconciler.packing import Node, Rooms, largest_first, new_job
+from firstkit.reconciler.survey import ObservedJob, Survey
+from firstkit.schedulers.scheduler import Resources
 from firstkit.states import JobState, ReplicaState
-from firstkit.store.jobs import JobRow, ReplicaRow
+from firstkit.store.jobs import ReplicaRow
 
 HOLD = timedelta(seconds=30)
 """A job without a living replica is kept for a deployment that may start one in it so soon."""
@@ -24,7 +23,6 @@ END_MOVED_S = 2.0
 """Schedulers count in whole seconds: ends that differ by less are the same."""
 SHORTEST = 2.0
 """A job that ends within so many times of what a start takes is no place for another replica."""
-_WAITING = (JobState.SUBMITTING, JobState.PENDING)
 _CANCELLABLE = (JobState.PENDING, JobState.RUNNING)
 
 
@@ -99,15 +97,6 @@ class Desired:
 
 
 @dataclass(frozen=True, slots=True)
-class ObservedJob:
-    """A living job. ``report``: of its pilot, while there is a link; ``silent_s``: for how long there is none."""
-
-    row: JobRow
-    report: PilotReport | None = None
-    silent_s: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
 class Plan:
     """What to do, and by deployment what keeps it from being done whole."""
 
@@ -117,18 +106,12 @@ class Plan:
 
 @dataclass(slots=True)
 class _Work:
-    """One cluster's picture while the plan for it is made."""
+    """The plan for one cluster while it is made."""
 
-    jobs: dict[str, ObservedJob]
-    lives: dict[str, Life]
-    by_job: dict[str, list[ReplicaRow]]
+    survey: Survey
     rooms: Rooms
-    node: Node | None
-    has_nodes: bool
-    """False while nobody has said how large the cluster is."""
     budget: Budget
     orphan_timeout_s: float
-    now: datetime
     going: set[str] = field(default_factory=set)
     """Replicas that shall end."""
     joined: set[str] = field(default_factory=set)
@@ -139,100 +122,27 @@ class _Work:
     waits_for: dict[str, str] = field(default_factory=dict)
 
     def in_flight(self, row: ReplicaRow) -> int:
-        job = self.jobs.get(row.job_id)
+        job = self.survey.jobs.get(row.job_id)
         reports = job.report.replicas if job is not None and job.report is not None else ()
         return next((report.in_flight for report in reports if report.replica_id == row.id), 0)
 
-    def life(self, row: ReplicaRow) -> Life:
-        return self.lives.get(row.job_id, ENDLESS)
-
 
 def plan(
-    desired: Sequence[Desired],
-    jobs: Sequence[ObservedJob],
-    replicas: Sequence[ReplicaRow],
-    now: datetime,
-    *,
-    cluster: Capacity | None = None,
-    budget: Budget | None = None,
-    leaves_at: datetime | None = None,
-    orphan_timeout_s: float = inf,
+    desired: Sequence[Desired], survey: Survey, *, budget: Budget | None = None, orphan_timeout_s: float = inf
 ) -> Plan:
-    """The next steps on one cluster. ``jobs`` and ``replicas``: those that live; ``cluster``: None if not known;
-    ``leaves_at``: when all jobs end because of maintenance."""
-    by_job = grouped(replicas, "job_id")
-    lives = {job.row.id: life_of(job.row, job.report, leaves_at, now) for job in jobs}
-    work = _Work(
-        jobs={job.row.id: job for job in jobs},
-        lives=lives,
-        by_job=by_job,
-        rooms=rooms(jobs, by_job, lives, Node.of(cluster)),
-        node=Node.of(cluster),
-        has_nodes=cluster is not None,
-        budget=budget or Budget(),
-        orphan_timeout_s=orphan_timeout_s,
-        now=now,
-    )
-    by_deployment = grouped(replicas, "deployment")
-    lacking = [want for want in desired if _adjust(work, want, by_deployment.pop(want.deployment.name, []))]
+    """The next steps on one cluster."""
+    work = _Work(survey, survey.rooms(), budget or Budget(), orphan_timeout_s)
+    known = {want.deployment.name for want in desired}
+    lacking = [want for want in desired if _adjust(work, want, survey.by_deployment.get(want.deployment.name, []))]
     _submit(work)
-    for rows in by_deployment.values():  # of deployments that are not wanted any more
-        _stop(work, [row for row in rows if row.state is not ReplicaState.DRAINING])
-    _tell_again(work, {want.deployment.name for want in desired})
+    for name, rows in survey.by_deployment.items():
+        if name not in known:
+            _stop(work, [row for row in rows if row.state is not ReplicaState.DRAINING])
+    _tell_again(work, known)
     _stop_strays(work)
     _move_ends(work)
     _cancel(work, lacking)
     return Plan(work.actions, work.waits_for)
-
-
-def grouped(replicas: Iterable[ReplicaRow], key: str) -> dict[str, list[ReplicaRow]]:
-    """Rows by one of their columns."""
-    groups: dict[str, list[ReplicaRow]] = defaultdict(list)
-    for row in replicas:
-        groups[getattr(row, key)].append(row)
-    return groups
-
-
-def is_alive(row: ReplicaRow, job: ObservedJob | None) -> bool:
-    """Whether a replica may be counted on: it does not drain, and its job is not ending."""
-    return row.state is not ReplicaState.DRAINING and (job is None or job.row.state is not JobState.ENDING)
-
-
-def rooms(
-    jobs: Iterable[ObservedJob], by_job: Mapping[str, list[ReplicaRow]], lives: Mapping[str, Life], node: Node | None
-) -> Rooms:
-    """What further replicas may take of jobs; nothing of those that run and whose pilots could not be told."""
-    found = (_room(job, by_job.get(job.row.id, []), lives[job.row.id], node) for job in jobs)
-    return Rooms(room for room in found if room is not None)
-
-
-def _room(job: ObservedJob, rows: list[ReplicaRow], life: Life, node: Node | None) -> Room | None:
-    report = job.report
-    if job.row.state in _WAITING and job.row.resources.exclusive:
-        return waiting_room(job.row.id, job.row.resources, node, [row.needs for row in rows])
-    if report is None or report.free_cpus < 1 or job.row.state is not JobState.RUNNING:
-        return None
-    room = Room(
-        job.row.id,
-        report.free_cpus,
-        report.free_gpus,
-        report.free_memory_bytes,
-        job.row.resources,
-        life.left_s,
-        usual_s=life.whole_s if job.row.resources.walltime_s is None else inf,
-    )
-    for row in _untold(report, rows):
-        room = room.without(row.needs)
-    return room
-
-
-def _untold(report: PilotReport, rows: list[ReplicaRow]) -> list[ReplicaRow]:
-    """Replicas of a job that its pilot has not heard of: the call that started them was lost, or is under way."""
-    queued = [row for row in rows if row.state is ReplicaState.QUEUED]
-    if not queued:
-        return queued
-    heard = {said.replica_id for said in report.replicas}
-    return [row for row in queued if row.id not in heard]
 
 
 # -- one deployment ----------------------------------------------------------------------------------------------------
@@ -240,10 +150,10 @@ def _untold(report: PilotReport, rows: list[ReplicaRow]) -> list[ReplicaRow]:
 
 def _adjust(work: _Work, want: Desired, rows: list[ReplicaRow]) -> bool:
     """Start or stop replicas of one deployment; whether it has fewer than it should."""
-    alive = [row for row in rows if is_alive(row, work.jobs.get(row.job_id))]
+    alive = [row for row in rows if work.survey.is_alive(row)]
     staying, leaving = _parted(work, want, alive)
     missing = want.wanted - len(staying)
-    if missing > 0 and not want.is_left and (want.retry_at is None or want.retry_at <= work.now):
+    if missing > 0 and not want.is_left and (want.retry_at is None or want.retry_at <= work.survey.now):
         _start(work, want, missing)
     elif missing < 0:
         _stop(work, _least_needed(work, staying)[:-missing])
@@ -261,12 +171,12 @@ def _parted(work: _Work, want: Desired, alive: list[ReplicaRow]) -> tuple[list[R
         return [], alive
     staying, leaving = list[ReplicaRow](), list[ReplicaRow]()
     for row in alive:
-        life = work.life(row)
+        life = work.survey.life(row)
         (leaving if life is not ENDLESS and life.is_leaving(want.warm_s) else staying).append(row)
     surplus = len(staying) - want.wanted
     if surplus > 0:
-        nearly = [row for row in staying if work.life(row).is_nearly_leaving(want.warm_s)]
-        nearly = sorted(nearly, key=lambda row: work.life(row).left_s)[:surplus]
+        nearly = [row for row in staying if work.survey.life(row).is_nearly_leaving(want.warm_s)]
+        nearly = sorted(nearly, key=lambda row: work.survey.life(row).left_s)[:surplus]
         gone = {row.id for row in nearly}
         staying = [row for row in staying if row.id not in gone]
         leaving += nearly
@@ -280,7 +190,7 @@ def _start(work: _Work, want: Desired, missing: int) -> None:
         work.joined.add(room.job_id)
         work.actions.append(StartReplica(deployment.name, room.job_id, is_waiting=room.is_waiting))
         missing -= 1
-    if missing and needs.exclusive and not work.has_nodes:
+    if missing and needs.exclusive and work.survey.cluster is None:
         work.waits_for[deployment.name] = "the size of the cluster's nodes is not known yet"
     else:
         work.unplaced += [want] * missing
@@ -292,8 +202,9 @@ def _hand_over(work: _Work, want: Desired, staying: list[ReplicaRow], leaving: l
         return
     ready = sum(row.state is ReplicaState.READY for row in staying)
     stand_in = max(want.stand_in, 0 if want.is_left else want.wanted - ready)
-    last_first = sorted(leaving, key=lambda row: (row.state is ReplicaState.READY, work.life(row).left_s), reverse=True)
-    over = [row for i, row in enumerate(last_first) if i >= stand_in or work.life(row).is_over]
+    life = work.survey.life
+    last_first = sorted(leaving, key=lambda row: (row.state is ReplicaState.READY, life(row).left_s), reverse=True)
+    over = [row for i, row in enumerate(last_first) if i >= stand_in or life(row).is_over]
     _stop(work, over)
 
 
@@ -304,7 +215,7 @@ def _least_needed(work: _Work, rows: list[ReplicaRow]) -> list[ReplicaRow]:
     youngest_first = sorted(rows, key=lambda row: row.created_at, reverse=True)
     return sorted(
         youngest_first,
-        key=lambda row: (order.index(row.state), len(work.by_job.get(row.job_id, ())), work.in_flight(row)),
+        key=lambda row: (order.index(row.state), len(work.survey.by_job.get(row.job_id, ())), work.in_flight(row)),
     )
 
 
@@ -312,9 +223,9 @@ def _stop(work: _Work, rows: Iterable[ReplicaRow]) -> None:
     """Ask for the end of replicas whose pilot is heard. The others leave with their job."""
     for row in rows:
         work.going.add(row.id)
-        job = work.jobs.get(row.job_id)
+        job = work.survey.jobs.get(row.job_id)
         if job is not None and job.report is not None:
-            work.actions.append(StopReplica(row.job_id, row.id, work.life(row).left_s))
+            work.actions.append(StopReplica(row.job_id, row.id, work.survey.life(row).left_s))
 
 
 # -- new jobs ----------------------------------------------------------------------------------------------------------
@@ -324,7 +235,7 @@ def _submit(work: _Work) -> None:
     """As few new jobs as hold what found no room; a job is charged to the first deployment in it."""
     found: dict[str, list[str]] = {}
     jobs: dict[str, Resources] = {}
-    new = Rooms()
+    new, node = Rooms(), Node.of(work.survey.cluster)
     for want in sorted(work.unplaced, key=lambda want: largest_first(want.deployment.resources)):
         name, needs = want.deployment.name, want.deployment.resources
         room = new.take(needs)
@@ -334,7 +245,7 @@ def _submit(work: _Work) -> None:
             work.waits_for[name] = refusal
         else:
             work.budget = work.budget.with_job(name, needs)
-            room = new_job(f"new {len(jobs)}", needs, work.node)
+            room = new_job(f"new {len(jobs)}", needs, node)
             found[room.job_id], jobs[room.job_id] = [name], room.job
             new.add(room.without(needs))
     work.actions += [SubmitJob(tuple(names), jobs[job_id]) for job_id, names in found.items()]
@@ -345,18 +256,18 @@ def _submit(work: _Work) -> None:
 
 def _tell_again(work: _Work, known: set[str]) -> None:
     """Start once more what pilots of running jobs have not heard of."""
-    for job in work.jobs.values():
+    for job in work.survey.jobs.values():
         if job.report is None or job.row.state is not JobState.RUNNING:
             continue
-        for row in _untold(job.report, work.by_job.get(job.row.id, [])):
+        for row in job.untold(work.survey.by_job.get(job.row.id, ())):
             if row.id not in work.going and row.deployment in known:
                 work.actions.append(StartReplica(row.deployment, job.row.id, row.id))
 
 
 def _stop_strays(work: _Work) -> None:
     """Replicas that run although, by our books, they have ended."""
-    for job in work.jobs.values():
-        rows = work.by_job.get(job.row.id, ())
+    for job in work.survey.jobs.values():
+        rows = work.survey.by_job.get(job.row.id, ())
         for report in job.report.replicas if job.report is not None else ():
             if not report.state.is_final and all(row.id != report.replica_id for row in rows):
                 work.actions.append(StopReplica(job.row.id, report.replica_id))
@@ -364,7 +275,7 @@ def _stop_strays(work: _Work) -> None:
 
 def _move_ends(work: _Work) -> None:
     """Tell pilots what the scheduler says of the end of their job, where they think otherwise."""
-    for job in work.jobs.values():
+    for job in work.survey.jobs.values():
         if job.report is None or job.row.ends_at is None or job.row.state is not JobState.RUNNING:
             continue
         ends_at = end_of(job.row, job.report)
@@ -374,8 +285,8 @@ def _move_ends(work: _Work) -> None:
 
 def _cancel(work: _Work, lacking: list[Desired]) -> None:
     """End jobs that nobody needs, and those whose pilot should have left long ago and is not heard."""
-    soon = [want.deployment.resources for want in lacking if want.retry_at and want.retry_at <= work.now + HOLD]
-    for job in work.jobs.values():
+    soon = [want.deployment.resources for want in lacking if want.retry_at and want.retry_at <= work.survey.now + HOLD]
+    for job in work.survey.jobs.values():
         if job.row.state not in _CANCELLABLE:
             continue
         room = work.rooms.get(job.row.id)
@@ -387,7 +298,7 @@ def _cancel(work: _Work, lacking: list[Desired]) -> None:
 
 def _is_needed(work: _Work, job: ObservedJob) -> bool:
     """Whether a replica of the job shall live on, or has to be given the time to end well."""
-    rows = work.by_job.get(job.row.id, [])
+    rows = work.survey.by_job.get(job.row.id, [])
     if job.row.id in work.joined or any(row.id not in work.going for row in rows):
         return True
     return bool(rows) and job.row.state is JobState.RUNNING and job.silent_s < HOLD.total_seconds()

@@ -128,7 +128,7 @@ def weighted_quantiles(values: Sequence[float], weights: Sequence[float], levels
 
 def _between(low: tuple[float, float], high: tuple[float, float], level: float) -> float:
     width = high[0] - low[0]
-    return high[1] if width <= 0 else low[1] + (high[1] - low[1]) * (level - low[0]) / width
+    return high[1] if width <= 0 else min(high[1], low[1] + (high[1] - low[1]) * (level - low[0]) / width)
 
 
 def _freshness(age_s: float) -> float:

@@ -12,11 +12,11 @@ from firstkit.reconciler.backoff import retry_at
 from firstkit.reconciler.budget import Budget
 from firstkit.reconciler.closing import Site, why_too_late
 from firstkit.reconciler.forecast import Experience, back_off, job_left_s, wait_s
-from firstkit.reconciler.handover import REQUEST_S, Life, life_of
-from firstkit.reconciler.packing import Node, Rooms
+from firstkit.reconciler.handover import REQUEST_S
+from firstkit.reconciler.packing import Rooms
 from firstkit.reconciler.placement import Place, Queued
-from firstkit.reconciler.plan import SHORTEST, Desired, ObservedJob, grouped, is_alive, rooms
-from firstkit.schedulers.scheduler import Capacity
+from firstkit.reconciler.plan import SHORTEST, Desired
+from firstkit.reconciler.survey import ObservedJob, Survey
 from firstkit.states import JobState, ReplicaState
 from firstkit.store.jobs import ReplicaRow
 
@@ -32,9 +32,7 @@ class Picture:
     many seconds a job would wait by its scheduler's word, and how many ran when the controller started.
     """
 
-    now: datetime
-    jobs: Sequence[ObservedJob]
-    replicas: Sequence[ReplicaRow]
+    survey: Survey
     site: Site = field(default_factory=Site)
     budget: Budget = field(default_factory=Budget)
     silent_s: float | None = None
@@ -47,10 +45,12 @@ class Picture:
     """By model, how much time a replica must have left to be given a request."""
     elsewhere: Mapping[str, float] = field(default_factory=dict)
     """How long a replica of the same model may take on the other clusters until it serves, where any could start."""
-    cluster: Capacity | None = None
-    """None: not known."""
     availability: float = 1.0
     """The share of the last day in which its scheduler answered."""
+
+    @property
+    def now(self) -> datetime:
+        return self.survey.now
 
     def experience(self, name: str) -> Experience:
         return self.known.get(name, Experience())
@@ -84,25 +84,12 @@ def policy_of(deployment: ResolvedDeployment) -> Policy:
 
 def places(picture: Picture, deployments: Sequence[ResolvedDeployment]) -> dict[str, Place]:
     """By name, how each deployment of the cluster stands."""
-    by_job = grouped(picture.replicas, "job_id")
-    jobs = {job.row.id: job for job in picture.jobs}
-    lives = {job_id: life_of(job.row, job.report, picture.site.leaves_at, picture.now) for job_id, job in jobs.items()}
-    free = rooms(picture.jobs, by_job, lives, Node.of(picture.cluster))
-    by_deployment = grouped(picture.replicas, "deployment")
-    return {
-        deployment.name: _place(picture, deployment, by_deployment.get(deployment.name, []), jobs, lives, free)
-        for deployment in deployments
-    }
+    free = picture.survey.rooms()
+    return {deployment.name: _place(picture, deployment, free) for deployment in deployments}
 
 
-def _place(
-    picture: Picture,
-    deployment: ResolvedDeployment,
-    rows: Sequence[ReplicaRow],
-    jobs: Mapping[str, ObservedJob],
-    lives: Mapping[str, Life],
-    free: Rooms,
-) -> Place:
+def _place(picture: Picture, deployment: ResolvedDeployment, free: Rooms) -> Place:
+    survey = picture.survey
     needs, scale, warm_s = deployment.resources, deployment.scale, picture.warm_s(deployment)
     too_late = why_too_late(
         picture.site, needs.walltime_s, picture.experience(deployment.name).usual_load_s, picture.now
@@ -113,11 +100,11 @@ def _place(
     # One that cannot finish what usually comes is given nothing: the successor has to be there by then.
     successor_s += max(0.0, picture.finish_s.get(deployment.model, 0.0) - REQUEST_S)
     ready, loading, leaving, queued = 0, 0, 0, list[Queued]()
-    for row in rows:
-        job = jobs.get(row.job_id)
-        if job is None or not is_alive(row, job):
+    for row in survey.by_deployment.get(deployment.name, ()):
+        job = survey.jobs.get(row.job_id)
+        if job is None or not survey.is_alive(row):
             continue
-        if picture.site.closed or lives[row.job_id].is_leaving(successor_s):
+        if picture.site.closed or survey.life(row).is_leaving(successor_s):
             leaving += row.state is ReplicaState.READY
         elif row.state is ReplicaState.READY:
             ready += 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from math import inf
 from time import perf_counter
 
@@ -11,10 +11,10 @@ from firstkit.config import ResolvedDeployment
 from firstkit.config.clusters import Maintenance
 from firstkit.reconciler.budget import Budget, budget
 from firstkit.reconciler.closing import Site, site
-from firstkit.reconciler.handover import life_of
 from firstkit.reconciler.placement import Place, Share
-from firstkit.reconciler.plan import Desired, ObservedJob, StopReplica, plan
+from firstkit.reconciler.plan import Desired, StopReplica, plan
 from firstkit.reconciler.standing import Picture, desired, places
+from firstkit.reconciler.survey import ObservedJob, Survey
 from firstkit.schedulers.scheduler import Capacity
 from firstkit.simulator.events import Events
 from firstkit.simulator.hands import ESTIMATE_EVERY_S, POLL_S, Hands, moment
@@ -79,9 +79,13 @@ class Side:
         silent_since = hands.silent_since
         self.site = site(self._maintenance, None, at)
         self._picture = Picture(
-            now=at,
-            jobs=[self._observed(row) for row in hands.jobs.values()],
-            replicas=list(hands.replicas.values()),
+            survey=Survey.of(
+                [self._observed(row) for row in hands.jobs.values()],
+                list(hands.replicas.values()),
+                at,
+                cluster=self._capacity(),
+                leaves_at=self.site.leaves_at,
+            ),
             site=self.site,
             budget=self._spent(at),
             silent_s=None if silent_since is None else now - silent_since,
@@ -91,7 +95,6 @@ class Side:
             said={one.name: hands.said_s(one.resources) for one in self.deployments},
             finish_s=finish_s,
             elsewhere=elsewhere,
-            cluster=self._capacity(),
         )
         self.places = places(self._picture, self.deployments)
         self._tallies.plan_s += perf_counter() - began
@@ -122,16 +125,7 @@ class Side:
         if picture is None:
             return
         wants = [self._desired(picture, deployment) for deployment in self.deployments]
-        made = plan(
-            wants,
-            picture.jobs,
-            picture.replicas,
-            picture.now,
-            cluster=picture.cluster,
-            budget=picture.budget,
-            leaves_at=picture.site.leaves_at,
-            orphan_timeout_s=ORPHAN_S,
-        )
+        made = plan(wants, picture.survey, budget=picture.budget, orphan_timeout_s=ORPHAN_S)
         self._tallies.plan_s += perf_counter() - began
         self._tallies.passes += 1
         hands.is_dirty = False
@@ -150,28 +144,23 @@ class Side:
 
     def _count_hand_over(self, picture: Picture, action: StopReplica) -> None:
         """One that serves is stopped because its job ends soon, and a successor serves."""
-        row, job = self.hands.replicas.get(action.replica_id), self.hands.jobs.get(action.job_id)
-        if row is None or job is None or row.state is not ReplicaState.READY:
+        row = self.hands.replicas.get(action.replica_id)
+        if row is None or row.state is not ReplicaState.READY:
             return
-        pilot = self.hands.pilots[job.id]
-        life = life_of(job, pilot.report(), picture.site.leaves_at, picture.now)
+        life = picture.survey.life(row)
         if self.places[row.deployment].alive and life.is_nearly_leaving(self.places[row.deployment].successor_s):
             self._tallies.hand_overs += 1
 
     def _next_at(self, picture: Picture, wants: list[Desired]) -> float:
         """When it has to be looked at if nothing moves."""
-        now = self._events.now
-        is_settled = all(job.row.state is JobState.RUNNING for job in picture.jobs)
-        is_settled &= sum(want.wanted for want in wants) == len(picture.replicas)
+        now, survey = self._events.now, picture.survey
+        is_settled = all(job.row.state is JobState.RUNNING for job in survey.jobs.values())
+        is_settled &= sum(want.wanted for want in wants) == len(survey.replicas)
         moments = [now + (CALM_S if is_settled else BUSY_S)]
         warm_s = {want.deployment.name: want.warm_s for want in wants}
-        observed = {job.row.id: job for job in picture.jobs}
-        soon = picture.now + timedelta(seconds=CALM_S + SPARE_S)
-        for row in picture.replicas:
-            job = observed[row.job_id]
-            ends_at, lead_s = job.row.ends_at, warm_s.get(row.deployment, 0.0)
-            if ends_at is not None and ends_at <= soon + timedelta(seconds=lead_s):
-                life = life_of(job.row, job.report, picture.site.leaves_at, picture.now)
+        for row in survey.replicas:
+            life, lead_s = survey.life(row), warm_s.get(row.deployment, 0.0)
+            if life.left_s <= CALM_S + SPARE_S + lead_s:
                 moments += [now + life.left_s - life.lead_s(lead_s), now + life.left_s - life.margin_s]
         moments += [want.retry_at.timestamp() for want in wants if want.retry_at is not None]
         moments += [edge.timestamp() for one in self._maintenance for edge in (one.start, one.end)]

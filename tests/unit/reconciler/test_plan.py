@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from firstkit.config import Scale
@@ -13,16 +14,16 @@ from firstkit.reconciler.plan import (
     CancelJob,
     Desired,
     MoveEnd,
-    ObservedJob,
     Plan,
     StartReplica,
     StopReplica,
     SubmitJob,
 )
-from firstkit.reconciler.plan import plan as whole_plan
+from firstkit.reconciler.plan import plan as plan_of
+from firstkit.reconciler.survey import ObservedJob, Survey
 from firstkit.schedulers.scheduler import Capacity
 from firstkit.states import JobState, ReplicaState
-from firstkit.store.jobs import JobRow
+from firstkit.store.jobs import JobRow, ReplicaRow
 from unit.reconciler.support import NOW, ONE_CORE, deployment, job, replica, report
 
 HOUR = timedelta(hours=1)
@@ -32,9 +33,21 @@ WHOLE = replace(ALONE, cpus_per_node=4, memory_bytes=0)
 ONE = SubmitJob(("m@here",), ONE_CORE)
 
 
+def whole_plan(
+    wants: Sequence[Desired],
+    jobs: Sequence[ObservedJob],
+    rows: Sequence[ReplicaRow],
+    now: datetime,
+    *,
+    cluster: Capacity | None = None,
+    leaves_at: datetime | None = None,
+    **values: Any,
+) -> Plan:
+    return plan_of(wants, Survey.of(jobs, rows, now, cluster=cluster, leaves_at=leaves_at), **values)
+
+
 def plan(*args: Any, **values: Any) -> list[Action]:
-    made: Plan = whole_plan(*args, **values)
-    return made.actions
+    return whole_plan(*args, **values).actions
 
 
 def linked(row: JobRow, *replicas: ReplicaReport, **values: Any) -> ObservedJob:

@@ -8,11 +8,11 @@ import pytest
 
 from firstkit.config.clusters import Maintenance, Spending
 from firstkit.reconciler.budget import Account, Budget
-from firstkit.reconciler.closing import site
+from firstkit.reconciler.closing import Site, site
 from firstkit.reconciler.forecast import Experience
 from firstkit.reconciler.placement import Place, Queued
-from firstkit.reconciler.plan import ObservedJob
 from firstkit.reconciler.standing import UNKNOWN_LOAD_S, Picture, desired, places
+from firstkit.reconciler.survey import ObservedJob, Survey
 from firstkit.states import JobState, ReplicaState
 from firstkit.store.jobs import Observation
 from unit.reconciler.support import NOW, ONE_CORE, deployment, job, replica, report
@@ -29,7 +29,8 @@ KNOWN = Experience(loads=seen(10, 10), waits=seen(100, 100))
 
 
 def picture(**values: Any) -> Picture:
-    known = {"now": NOW, "jobs": (), "replicas": (), "known": {"m@here": KNOWN}}
+    jobs, replicas, leaves_at = values.pop("jobs", ()), values.pop("replicas", ()), values.get("site", Site()).leaves_at
+    known = {"survey": Survey.of(jobs, replicas, NOW, leaves_at=leaves_at), "known": {"m@here": KNOWN}}
     return Picture(**{**known, **values})
 
 
