@@ -107,7 +107,7 @@ def test_requests_are_answered_by_a_job_of_pbs(folder: Path, clients: str) -> No
             assert submitted(pbs) == [job["id"]]
             assert pbs.ids(job["id"]) == [job["scheduler_id"]]
             assert len(devices_of(lab)) == 1
-        assert pbs.jobs() == []
+        wait_for("PBS has no job", lambda: not pbs.jobs())
 
 
 def test_a_trial_job_finds_the_cluster_in_order(pbs: PbsLab) -> None:

@@ -184,7 +184,7 @@ class ClusterLoop:
         news: tuple[float, dict[str, JobNews]] | None,
         to: Changes,
     ) -> None:
-        report = self._world.reports.get(job.id)
+        report = self._world.reports.get(job.id) or self._world.take_last_words(job.id)
         if job.state is JobState.PLANNED and job.id not in self.hands.under_way:
             to.end_job(job, replicas, JobState.CANCELLED, "a controller died before it was submitted")
             return

@@ -36,6 +36,7 @@ class World:
         self.living: dict[str, frozenset[str]] = {}
         """By cluster: its jobs that live, as of the last pass."""
         self._silent_since: dict[str, float] = {}
+        self._last_words: dict[str, PilotReport] = {}
         self._gateway_since = clock()
 
     def gateway_came(self) -> None:
@@ -46,6 +47,7 @@ class World:
         self.is_gateway_up = self.is_demand_known = False
         self.reports.clear()
         self._silent_since.clear()
+        self._last_words.clear()
 
     def hear_pilots(self, message: Mapping[str, Any]) -> bool:
         """Take over reports (null: the link is gone); whether there is something in them to act on."""
@@ -57,7 +59,10 @@ class World:
             report = None if data is None else from_dict(PilotReport, data, "pilots")
             if report is None:
                 self._silent_since[job_id] = self.clock()
+                if before is not None and self._lives(job_id):
+                    self._last_words[job_id] = before
             else:
+                self._last_words.pop(job_id, None)
                 self.reports[job_id] = report
                 self._silent_since.pop(job_id, None)
             is_news = is_news or _without_traffic(before) != _without_traffic(report)
@@ -99,6 +104,14 @@ class World:
     def is_waited_for(self, model: str) -> bool:
         """Whether requests wait for a replica now."""
         return any(demand.waiting for demand in self._demands[model].values())
+
+    def take_last_words(self, job_id: str) -> PilotReport | None:
+        """What the pilot of a job said before its link went, once: it may leave in the moment in which its replica has
+        failed, and nobody would know why."""
+        return self._last_words.pop(job_id, None)
+
+    def _lives(self, job_id: str) -> bool:
+        return any(job_id in jobs for jobs in self.living.values())
 
     def strays(self) -> set[str]:
         """Jobs whose pilots are heard, and that live on no cluster that anybody looked at."""

@@ -53,6 +53,26 @@ def test_only_what_there_is_to_act_on_is_news(world: World) -> None:
     assert world.reports == {}
 
 
+def test_what_a_pilot_said_last_is_known_once_after_its_link_went(world: World) -> None:
+    world.living["here"] = frozenset({"job-a"})
+    world.hear_pilots({"pilots": {"job-a": said(ReplicaState.FAILED)}})
+    world.hear_pilots({"pilots": {"job-a": None}})
+    last = world.take_last_words("job-a")
+    assert last is not None
+    assert last.replicas[0].state is ReplicaState.FAILED
+    assert world.take_last_words("job-a") is None
+
+
+def test_of_a_link_that_came_back_and_of_jobs_that_live_nowhere_no_last_words_are_kept(world: World) -> None:
+    world.living["here"] = frozenset({"job-a"})
+    for message in (said(), None, said()):
+        world.hear_pilots({"pilots": {"job-a": message}})
+    assert world.take_last_words("job-a") is None
+    world.living["here"] = frozenset()
+    world.hear_pilots({"pilots": {"job-a": None}})
+    assert world.take_last_words("job-a") is None
+
+
 def test_the_first_message_is_the_whole_truth(world: World) -> None:
     world.hear_pilots({"pilots": {"job-old": said()}})
     assert world.hear_pilots({"all": True, "pilots": {"job-a": said()}})
