@@ -11,7 +11,7 @@ from firstkit.simulator.load import read_trace
 from firstkit.simulator.policies import POLICIES
 from firstkit.simulator.report import figures, table
 from firstkit.simulator.run import Simulation
-from unit.simulator.support import ALONE, NEEDS, data, played, scenario
+from unit.simulator.support import ALONE, NEEDS, played, scenario
 
 TWO = {"near": {"nodes": 4, "scheduler": ALONE}, "far": {"nodes": 4, "scheduler": ALONE}}
 
