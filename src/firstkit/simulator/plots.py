@@ -35,6 +35,8 @@ def plot(runs: Sequence[Simulation], folder: Path, ending: str = "svg") -> list[
         ("replicas", _replicas),
         ("waiting", _waiting),
         ("use", _use),
+        ("node-hours", _node_hours),
+        ("hand-overs", _hand_overs),
         ("failures", _failures),
     ):
         figure, axes = pyplot.subplots(figsize=(5.2, 3.1), layout="constrained")
@@ -93,6 +95,24 @@ def _use(axes: Any, runs: Sequence[Simulation]) -> None:
     """GPU-hours: what jobs held, what replicas had, what would have been least."""
     keys = (("held by jobs", "gpu_hours_held"), ("of replicas", "gpu_hours_of_replicas"), ("least", "gpu_hours_least"))
     _bars(axes, runs, {label: [figures(run)["use"][key] for run in runs] for label, key in keys}, "GPU-hours")
+
+
+def _node_hours(axes: Any, runs: Sequence[Simulation]) -> None:
+    """Of each cluster; where there are more than colours, of all together."""
+    found = [figures(run) for run in runs]
+    names = list(found[0]["clusters"])
+    bars = {name: [one["clusters"][name]["node_hours"] for one in found] for name in names}
+    if len(names) > len(COLOURS):
+        bars = {"all clusters": [one["use"]["node_hours"] for one in found]}
+    _bars(axes, runs, bars, "node-hours")
+
+
+def _hand_overs(axes: Any, runs: Sequence[Simulation]) -> None:
+    bars = {
+        "a successor served": [float(run.tallies.hand_overs) for run in runs],
+        "ended with their job": [float(run.tallies.late_ends) for run in runs],
+    }
+    _bars(axes, runs, bars, "replicas near the end of their job")
 
 
 def _failures(axes: Any, runs: Sequence[Simulation]) -> None:

@@ -53,7 +53,7 @@ def test_it_writes_figures_and_says_how_to_get_plots(
 def test_it_draws_plots(path: Path, tmp_path: Path) -> None:
     status, _, errors = run(path, "--out", tmp_path / "out")
     assert status == 0, errors
-    assert len(list((tmp_path / "out").glob("*.svg"))) == 6
+    assert len(list((tmp_path / "out").glob("*.svg"))) == 8
 
 
 def test_what_is_wrong_ends_it_with_a_sentence(path: Path, tmp_path: Path) -> None:
