@@ -109,45 +109,47 @@ def _size(room: Room) -> _Size:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """What a node of a cluster has, in the mean; there is one at least that has as much of each."""
+    """What each node has at least on which a job may come to run."""
 
     cpus: int
     gpus: int
     memory_bytes: int
 
     @classmethod
-    def of(cls, cluster: Capacity | None) -> Node | None:
-        """None while nobody knows, or no node is in service."""
-        if cluster is None or cluster.nodes < 1:
+    def of(cls, cluster: Capacity | None, needs: Resources) -> Node | None:
+        """For a job like ``needs``; None where nobody knows, or the nodes that are known are of another kind."""
+        if cluster is None or (cluster.partition, cluster.constraint) != (needs.partition, needs.constraint):
             return None
-        return cls(cluster.cpus // cluster.nodes, cluster.gpus // cluster.nodes, cluster.memory_bytes // cluster.nodes)
+        return cls(cluster.least_cpus, cluster.least_gpus, cluster.least_memory_bytes)
 
 
-def new_job(job_id: str, needs: Resources, node: Node | None) -> Room:
-    """The job for a replica that fits nowhere, with all its room. One that has its node alone asks for what a node has,
-    so that others may join; any other asks for what its replica needs."""
-    if needs.exclusive and needs.nodes == 1 and node is not None:
-        cpus, gpus = max(needs.cpus_per_node, node.cpus), max(needs.gpus_per_node, node.gpus)
-        memory_bytes = max(needs.memory_bytes, node.memory_bytes)
-        job = replace(needs, cpus_per_node=cpus, gpus_per_node=gpus, memory_bytes=0)  # all that the node has
-    else:
-        cpus, gpus, memory_bytes = max(1, needs.cpus_per_node), needs.gpus_per_node, needs.memory_bytes
-        job = needs
-    return Room(job_id, cpus, gpus, memory_bytes, job, _life_s(job), is_waiting=True)
+def new_job(job_id: str, needs: Resources, cluster: Capacity | None) -> Room:
+    """The job for a replica that fits nowhere, with all its room. One that has its node alone asks for what every such
+    node has, so that others may join, and for all memory of its node (0), unless some have too little; any other asks
+    for what its replica needs."""
+    node = Node.of(cluster, needs) if needs.exclusive and needs.nodes == 1 else None
+    if node is not None:
+        needs = replace(
+            needs,
+            cpus_per_node=max(needs.cpus_per_node, node.cpus),
+            gpus_per_node=max(needs.gpus_per_node, node.gpus) if needs.gpus_per_node else 0,
+            memory_bytes=0 if needs.memory_bytes <= node.memory_bytes else needs.memory_bytes,
+        )
+    return waiting_room(job_id, needs, cluster, ())
 
 
-def waiting_room(job_id: str, job: Resources, node: Node | None, inside: Iterable[Resources]) -> Room:
+def waiting_room(job_id: str, job: Resources, cluster: Capacity | None, inside: Iterable[Resources]) -> Room:
     """What a job that has not begun will have left, with the replicas ``inside`` that it was given."""
-    room = new_job(job_id, job, node)
+    node, memory_bytes = Node.of(cluster, job), job.memory_bytes
+    if not memory_bytes and node is not None:
+        memory_bytes = node.memory_bytes
+    left_s = inf if job.walltime_s is None else job.walltime_s
+    room = Room(job_id, max(1, job.cpus_per_node), job.gpus_per_node, memory_bytes, job, left_s, is_waiting=True)
     for needs in inside:
         room = room.without(needs)
-    return replace(room, job=job)
+    return room
 
 
 def largest_first(needs: Resources) -> tuple[int, int, int]:
     """The order in which replicas are packed: what is large finds a place while there is one."""
     return (-needs.gpus_per_node, -needs.memory_bytes, -needs.cpus_per_node)
-
-
-def _life_s(job: Resources) -> float:
-    return inf if job.walltime_s is None else job.walltime_s

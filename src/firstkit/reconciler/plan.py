@@ -10,7 +10,7 @@ from math import inf
 from firstkit.config import ResolvedDeployment
 from firstkit.reconciler.budget import Budget
 from firstkit.reconciler.handover import ENDLESS, end_of
-from firstkit.reconciler.packing import Node, Rooms, largest_first, new_job
+from firstkit.reconciler.packing import Rooms, largest_first, new_job
 from firstkit.reconciler.survey import ObservedJob, Survey
 from firstkit.schedulers.scheduler import Resources
 from firstkit.states import JobState, ReplicaState
@@ -235,7 +235,7 @@ def _submit(work: _Work) -> None:
     """As few new jobs as hold what found no room; a job is charged to the first deployment in it."""
     found: dict[str, list[str]] = {}
     jobs: dict[str, Resources] = {}
-    new, node = Rooms(), Node.of(work.survey.cluster)
+    new = Rooms()
     for want in sorted(work.unplaced, key=lambda want: largest_first(want.deployment.resources)):
         name, needs = want.deployment.name, want.deployment.resources
         room = new.take(needs)
@@ -245,7 +245,7 @@ def _submit(work: _Work) -> None:
             work.waits_for[name] = refusal
         else:
             work.budget = work.budget.with_job(name, needs)
-            room = new_job(f"new {len(jobs)}", needs, node)
+            room = new_job(f"new {len(jobs)}", needs, work.survey.cluster)
             found[room.job_id], jobs[room.job_id] = [name], room.job
             new.add(room.without(needs))
     work.actions += [SubmitJob(tuple(names), jobs[job_id]) for job_id, names in found.items()]

@@ -10,7 +10,7 @@ from math import inf
 
 from firstkit.links.messages import PilotReport
 from firstkit.reconciler.handover import ENDLESS, Life, life_of
-from firstkit.reconciler.packing import Node, Room, Rooms, waiting_room
+from firstkit.reconciler.packing import Room, Rooms, waiting_room
 from firstkit.schedulers.scheduler import Capacity
 from firstkit.states import JobState, ReplicaState
 from firstkit.store.jobs import JobRow, ReplicaRow
@@ -75,14 +75,13 @@ class Survey:
 
     def rooms(self) -> Rooms:
         """What further replicas may take of jobs; nothing of those that run and whose pilots could not be told."""
-        node = Node.of(self.cluster)
-        found = (self._room(job_id, job, node) for job_id, job in self.jobs.items())
+        found = (self._room(job_id, job) for job_id, job in self.jobs.items())
         return Rooms(room for room in found if room is not None)
 
-    def _room(self, job_id: str, job: ObservedJob, node: Node | None) -> Room | None:
+    def _room(self, job_id: str, job: ObservedJob) -> Room | None:
         report, asked = job.report, job.row.resources
         if job.row.state in _WAITING and asked.exclusive:
-            return waiting_room(job_id, asked, node, [row.needs for row in self.by_job.get(job_id, ())])
+            return waiting_room(job_id, asked, self.cluster, [row.needs for row in self.by_job.get(job_id, ())])
         if report is None or report.free_cpus < 1 or job.row.state is not JobState.RUNNING:
             return None
         life = self.lives[job_id]

@@ -31,7 +31,7 @@ from firstkit.schedulers.records import (
     locked,
     write_file,
 )
-from firstkit.schedulers.scheduler import LOG, Capacity, Estimate, JobNews, JobSpec, Resources
+from firstkit.schedulers.scheduler import LOG, Capacity, Estimate, JobNews, JobSpec, Resources, with_least
 from firstkit.states import JobState
 
 LAUNCH_LIMIT_S = 15.0
@@ -98,7 +98,7 @@ class LocalScheduler:
         with self.lock():
             taken = _taken([self._settle(job) for job in self._load_all()])
         left = free(self._machine, taken)
-        return Capacity(
+        capacity = Capacity(
             nodes=1,
             cpus=len(self._machine.cpus),
             gpus=len(self._machine.gpus),
@@ -108,6 +108,7 @@ class LocalScheduler:
             free_gpus=len(left.gpus),
             free_memory_bytes=left.memory_bytes,
         )
+        return with_least(capacity, [(len(self._machine.cpus), len(self._machine.gpus), self._machine.memory_bytes)])
 
     def estimate(self, resources: Resources) -> Estimate:
         """Now where it fits; else when nobody knows."""

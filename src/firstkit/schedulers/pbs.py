@@ -109,7 +109,8 @@ class PbsScheduler:
             self._delete(calls, pbs_ids)
 
     def capacity(self) -> Capacity:
-        return nodes.capacity_of(self._vnodes(commands.with_defaults(Resources(), self._defaults)))
+        usual = commands.with_defaults(Resources(), self._defaults)
+        return nodes.capacity_of(self._vnodes(usual), usual.partition, usual.constraint)
 
     def estimate(self, resources: Resources) -> Estimate:
         """PBS takes a job that fits no host, and lets it wait for ever; so hosts are asked what they have."""

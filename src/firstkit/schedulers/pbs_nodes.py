@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Optional
 
 from firstkit.schedulers.pbs_layouts import Attributes, parse_records
-from firstkit.schedulers.scheduler import Capacity, Resources
+from firstkit.schedulers.scheduler import Capacity, Resources, with_least
 
 _IN_SERVICE = frozenset({"free", "job-busy", "job-exclusive", "job-sharing", "resv-exclusive", "busy", "sleep"})
 _FREE = frozenset({"free", "job-sharing", "sleep"})
@@ -76,10 +76,10 @@ def hosts_of(vnodes: Iterable[Vnode]) -> list[Host]:
     return [host for host in hosts if host.cpus]
 
 
-def capacity_of(vnodes: Iterable[Vnode]) -> Capacity:
-    """The sum of what is in service."""
+def capacity_of(vnodes: Iterable[Vnode], queue: Optional[str] = None, constraint: Optional[str] = None) -> Capacity:
+    """The sum of what is in service, of vnodes for a queue and a constraint."""
     hosts = hosts_of(vnode for vnode in vnodes if vnode.is_in_service)
-    return Capacity(
+    capacity = Capacity(
         nodes=len(hosts),
         cpus=sum(host.cpus for host in hosts),
         gpus=sum(host.gpus for host in hosts),
@@ -88,7 +88,10 @@ def capacity_of(vnodes: Iterable[Vnode]) -> Capacity:
         free_cpus=sum(host.free_cpus for host in hosts),
         free_gpus=sum(host.free_gpus for host in hosts),
         free_memory_bytes=sum(host.free_memory_bytes for host in hosts),
+        partition=queue,
+        constraint=constraint,
     )
+    return with_least(capacity, ((host.cpus, host.gpus, host.memory_bytes) for host in hosts))
 
 
 def can_hold(host: Host, needs: Resources) -> bool:

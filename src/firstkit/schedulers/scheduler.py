@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from typing import Any, Optional, Protocol
 
 from firstkit.states import JobState
@@ -73,7 +74,11 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Capacity:
-    """What a cluster has and what of it is free now."""
+    """What a cluster has and what of it is free now, in one ``partition`` (None: the default one) and on nodes of one
+    ``constraint`` (None: on any).
+
+    ``least_*``: what each of these nodes has at least; of nodes with GPUs, where there are any. 0: nobody has said.
+    """
 
     nodes: int
     cpus: int
@@ -83,6 +88,19 @@ class Capacity:
     free_cpus: int
     free_gpus: int
     free_memory_bytes: int
+    least_cpus: int = 0
+    least_gpus: int = 0
+    least_memory_bytes: int = 0
+    partition: Optional[str] = None
+    constraint: Optional[str] = None
+
+
+def with_least(capacity: Capacity, nodes: Iterable[tuple[int, int, int]]) -> Capacity:
+    """``capacity`` with what each of its nodes has at least: cores, GPUs and bytes of each."""
+    found = list(nodes)
+    found = [node for node in found if node[1]] or found
+    cpus, gpus, memory_bytes = map(min, zip(*found)) if found else (0, 0, 0)
+    return replace(capacity, least_cpus=cpus, least_gpus=gpus, least_memory_bytes=memory_bytes)
 
 
 class Scheduler(Protocol):

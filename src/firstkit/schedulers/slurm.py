@@ -87,8 +87,8 @@ class SlurmScheduler:
             calls.answer(commands.PING)
 
     def capacity(self) -> Capacity:
-        nodes = self._nodes(self._calls(), self._defaults.partition)
-        return text.capacity_of(nodes)
+        partition = self._defaults.partition
+        return text.capacity_of(self._nodes(self._calls(), partition), partition)
 
     def estimate(self, resources: Resources) -> Estimate:
         calls = self._calls()

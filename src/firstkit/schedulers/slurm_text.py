@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from typing import NamedTuple, Optional
 
 from firstkit.errors import SchedulerSilent
-from firstkit.schedulers.scheduler import JOB_ID, Capacity, JobNews
+from firstkit.schedulers.scheduler import JOB_ID, Capacity, JobNews, with_least
 from firstkit.schedulers.slurm_commands import MIB, NODE_COLUMNS
 from firstkit.states import JobState
 
@@ -176,10 +176,10 @@ def parse_nodes(text: str, gpu_type: Optional[str] = None) -> list[Node]:
     return list(nodes.values())
 
 
-def capacity_of(nodes: Iterable[Node]) -> Capacity:
-    """The sum of what is in service."""
+def capacity_of(nodes: Iterable[Node], partition: Optional[str] = None) -> Capacity:
+    """The sum of what is in service in a partition."""
     there = [node for node in nodes if node.is_in_service]
-    return Capacity(
+    capacity = Capacity(
         nodes=len(there),
         cpus=sum(node.cpus for node in there),
         gpus=sum(node.gpus for node in there),
@@ -188,7 +188,9 @@ def capacity_of(nodes: Iterable[Node]) -> Capacity:
         free_cpus=sum(node.free_cpus for node in there),
         free_gpus=sum(node.free_gpus for node in there),
         free_memory_bytes=sum(node.free_memory_bytes for node in there),
+        partition=partition,
     )
+    return with_least(capacity, ((node.cpus, node.gpus, node.memory_bytes) for node in there))
 
 
 def parse_time(text: str) -> Optional[float]:

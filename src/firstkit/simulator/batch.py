@@ -92,7 +92,8 @@ class BatchSystem:
     def capacity(self) -> Capacity:
         nodes = self.nodes
         count = nodes.count - len(nodes.down)
-        return Capacity(count, count * nodes.cpus, count * nodes.gpus, count * nodes.memory_bytes, *nodes.free())
+        whole = (count, count * nodes.cpus, count * nodes.gpus, count * nodes.memory_bytes)
+        return Capacity(*whole, *nodes.free(), nodes.cpus, nodes.gpus, nodes.memory_bytes)
 
     def is_waiting(self, job_id: str) -> bool:
         return job_id in self._queue or job_id in self._held

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from firstkit.reconciler.packing import Node, Room, Rooms, new_job, waiting_room
-from firstkit.schedulers.scheduler import Capacity, Resources
+from firstkit.reconciler.packing import Room, Rooms, new_job, waiting_room
+from firstkit.schedulers.scheduler import Capacity, Resources, with_least
 
 NEEDS = Resources(cpus_per_node=2, gpus_per_node=1, memory_bytes=10)
 ALONE = replace(NEEDS, exclusive=True)
 ROOM = Room("job-a", cpus=2, gpus=1, memory_bytes=10, job=Resources())
-NODE = Node(cpus=8, gpus=4, memory_bytes=1000)
+CLUSTER = Capacity(4, 32, 16, 4000, 4, 32, 16, 4000, least_cpus=8, least_gpus=4, least_memory_bytes=1000)
 
 
 def choose(rooms: Sequence[Room], needs: Resources, longer_than_s: float = 0.0) -> Room | None:
@@ -116,32 +116,54 @@ def test_no_room_is_ever_overfilled_and_none_that_fits_is_missed(rooms: list[Roo
 # -- new jobs ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_job_with_a_node_alone_asks_for_all_of_it() -> None:
-    room = new_job("new", ALONE, NODE)
+def test_a_job_with_a_node_alone_asks_for_what_every_node_has() -> None:
+    room = new_job("new", ALONE, CLUSTER)
     assert room.job == replace(ALONE, cpus_per_node=8, gpus_per_node=4, memory_bytes=0)
     assert (room.cpus, room.gpus, room.memory_bytes) == (8, 4, 1000)
 
 
+def test_who_needs_no_gpu_asks_for_none() -> None:
+    assert new_job("new", replace(ALONE, gpus_per_node=0), CLUSTER).job.gpus_per_node == 0
+
+
 def test_any_other_job_asks_for_what_its_replica_needs() -> None:
     for needs in (NEEDS, replace(ALONE, nodes=2)):
-        room = new_job("new", needs, NODE)
+        room = new_job("new", needs, CLUSTER)
         assert room.job == needs
         assert not room.without(needs).fits(NEEDS)
 
 
 def test_what_is_larger_than_a_node_is_asked_for_as_it_is() -> None:
-    assert new_job("new", replace(ALONE, cpus_per_node=99), NODE).job.cpus_per_node == 99
+    large = new_job("new", replace(ALONE, cpus_per_node=99, memory_bytes=1001), CLUSTER)
+    assert (large.job.cpus_per_node, large.job.memory_bytes, large.memory_bytes) == (99, 1001, 1001)
+
+
+@pytest.mark.parametrize("other", [{"partition": "cpu"}, {"constraint": "a100"}])
+def test_of_nodes_of_another_kind_nothing_is_known(other: dict[str, str]) -> None:
+    needs = replace(ALONE, **other)
+    assert new_job("new", needs, CLUSTER).job == needs
+    assert new_job("new", needs, replace(CLUSTER, **other)).job.gpus_per_node == 4
+
+
+def test_while_nobody_has_said_how_large_nodes_are_each_asks_for_its_own() -> None:
     assert new_job("new", ALONE, None).job == ALONE
+    assert new_job("new", ALONE, Capacity(4, 32, 16, 4000, 0, 0, 0, 0)).job == ALONE
 
 
-def test_a_job_that_waits_has_the_room_of_a_node_without_those_in_it() -> None:
-    job = new_job("new", ALONE, NODE).job
-    room = waiting_room("job-a", job, NODE, [ALONE, NEEDS])
+def test_a_job_that_waits_has_the_room_that_it_asks_for_without_those_in_it() -> None:
+    job = new_job("new", ALONE, CLUSTER).job
+    room = waiting_room("job-a", job, CLUSTER, [ALONE, NEEDS])
     assert (room.cpus, room.gpus, room.memory_bytes, room.is_waiting) == (4, 2, 980, True)
     assert room.job == job
 
 
-def test_nobody_knows_the_nodes_of_a_cluster_that_has_none() -> None:
-    assert Node.of(None) is None
-    assert Node.of(Capacity(0, 0, 0, 0, 0, 0, 0, 0)) is None
-    assert Node.of(Capacity(4, 32, 16, 4000, 0, 0, 0, 0)) == NODE
+def test_the_least_that_nodes_have() -> None:
+    nodes = [(64, 4, 500), (32, 8, 1000), (128, 0, 100)]
+    assert _least(nodes) == (32, 4, 500)
+    assert _least([(128, 0, 100)]) == (128, 0, 100)
+    assert _least([]) == (0, 0, 0)
+
+
+def _least(nodes: list[tuple[int, int, int]]) -> tuple[int, int, int]:
+    found = with_least(CLUSTER, nodes)
+    return found.least_cpus, found.least_gpus, found.least_memory_bytes

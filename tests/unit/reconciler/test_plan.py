@@ -28,7 +28,7 @@ from unit.reconciler.support import NOW, ONE_CORE, deployment, job, replica, rep
 
 HOUR = timedelta(hours=1)
 ALONE = replace(ONE_CORE, exclusive=True)
-NODE = Capacity(1, 4, 0, 400, 1, 4, 0, 400)
+NODE = Capacity(1, 4, 0, 400, 1, 4, 0, 400, 4, 0, 400)
 WHOLE = replace(ALONE, cpus_per_node=4, memory_bytes=0)
 ONE = SubmitJob(("m@here",), ONE_CORE)
 

@@ -42,6 +42,7 @@ def test_the_recorded_cluster_when_nothing_runs() -> None:
     assert capacity_of(recorded("nodes/pbsnodes_av_json_free")) == Capacity(
         nodes=2, cpus=40, gpus=12, memory_bytes=160 * GIB,
         free_nodes=2, free_cpus=40, free_gpus=12, free_memory_bytes=160 * GIB,
+        least_cpus=8, least_gpus=4, least_memory_bytes=32 * GIB,
     )  # fmt: skip
 
 

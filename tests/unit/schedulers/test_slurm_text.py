@@ -257,7 +257,9 @@ def test_recorded_nodes() -> None:
         ("sophia-n2", False, True),
         ("sophia-n3", False, True),
     ]
-    assert capacity_of(nodes) == Capacity(1, 16, 8, 64000 * MIB, 0, 13, 6, 63600 * MIB)
+    assert capacity_of(nodes) == Capacity(
+        1, 16, 8, 64000 * MIB, 0, 13, 6, 63600 * MIB, least_cpus=16, least_gpus=8, least_memory_bytes=64000 * MIB
+    )
 
 
 @pytest.mark.parametrize(
