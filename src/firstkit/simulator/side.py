@@ -17,7 +17,7 @@ from firstkit.reconciler.standing import Picture, desired, places
 from firstkit.reconciler.survey import ObservedJob, Survey
 from firstkit.schedulers.scheduler import Capacity
 from firstkit.simulator.events import Events
-from firstkit.simulator.hands import ESTIMATE_EVERY_S, POLL_S, Hands, moment
+from firstkit.simulator.hands import POLL_S, Hands, moment
 from firstkit.simulator.policies import Seen
 from firstkit.simulator.scenario import ClusterSection
 from firstkit.simulator.tallies import Tallies
@@ -111,7 +111,7 @@ class Side:
         return self._size
 
     def _spent(self, at: datetime) -> Budget:
-        if self.hands.has_spent or self._events.now >= self._budget_at + ESTIMATE_EVERY_S:
+        if self.hands.has_spent or self._events.now >= self._budget_at + CALM_S:
             self.hands.has_spent, self._budget_at = False, self._events.now
             spent = self.hands.memory.spent(self.hands.jobs.values(), at)
             self._budget = budget(self._section.limits, spent, at)
