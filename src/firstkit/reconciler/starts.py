@@ -87,4 +87,4 @@ def beyond(
     for window in sorted(windows, key=lambda one: one.start):
         if window.end > now and begins < window.end and begins + timedelta(seconds=needs_s) > window.start:
             begins, last = window.end + timedelta(seconds=wait_s), window
-    return (begins - now).total_seconds(), last
+    return wait_s if last is None else (begins - now).total_seconds(), last
