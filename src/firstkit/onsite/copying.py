@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
     if len(argv) < 2:
         sys.stderr.write("usage: first-onsite stage SOURCE FOLDER [UNUSED ...]\n")
         return 2
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    signal.signal(signal.SIGTERM, _leave)
     try:
         path = stage(argv[0], argv[1], argv[2:], _say)
     except (CopyFault, ManifestFault) as exc:
@@ -70,6 +70,12 @@ def main(argv: Sequence[str]) -> int:
         return 1
     _say(Word(path=path))
     return 0
+
+
+def _leave(*_: Any) -> None:
+    """Once: what removes the copy must not be told to end, too."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(1)
 
 
 def stage(source: str, folder: str, unused: Iterable[str], say: Callable[[Word], None]) -> str:
