@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from math import inf
-from statistics import median
 from typing import Any, Literal
 
 from fastapi import APIRouter, FastAPI, Request
@@ -17,10 +16,9 @@ from firstkit.gateway.identity import identity_of, needs
 from firstkit.gateway.schemas import Answer, Availability, Maintenance, QueueForecast
 from firstkit.gateway.state import gateway_of
 from firstkit.gateway.views import View, availability, queue_forecast, without_nodes
+from firstkit.soonest import soonest, start_s, usual_load_s
 from firstkit.states import ModelStatus
 
-TIE_S, TIE_SHARE = 15.0, 0.1
-"""Starts that differ by less are the same: then the order of the file decides, as it does for the controller."""
 _BY = {
     "room": "a job that runs there has room",
     "free": "the scheduler says that nodes are free",
@@ -138,14 +136,14 @@ def _best(found: Sequence[ClusterEstimate], starts: Mapping[str, Mapping[str, An
 
     ``starts``: by cluster, what the controller said of a start there.
     """
-    loads = [one.load_s for one in found if one.load_s is not None]
-    usual_load_s = median(loads) if loads else 0.0
+    usual_s = usual_load_s(one.load_s for one in found)
 
-    def start_s(one: ClusterEstimate) -> float:
+    def serves_in_s(one: ClusterEstimate) -> float:
         if one.status != ModelStatus.OFFLINE:
             return inf if one.live_in_s is None else one.live_in_s
-        load_s = usual_load_s if one.load_s is None else one.load_s
-        return (one.wait_s or 0.0) + load_s + float(starts[one.cluster]["handicap_s"])
+        wait_s = (one.wait_s or 0.0) + float(starts[one.cluster]["handicap_s"])
+        day = one.availability.day
+        return start_s(wait_s, usual_s if one.load_s is None else one.load_s, 1.0 if day is None else day)
 
     would_start = [one for one in found if one.status == ModelStatus.OFFLINE and one.cluster in starts]
     groups: list[list[ClusterEstimate]] = [
@@ -155,8 +153,7 @@ def _best(found: Sequence[ClusterEstimate], starts: Mapping[str, Mapping[str, An
         [one for one in would_start if one.live_in_s is not None],
     ]
     group = next((group for group in groups if group), [])
-    soonest_s = min(map(start_s, group), default=0.0)
-    return next((one for one in group if start_s(one) <= soonest_s + max(TIE_S, TIE_SHARE * soonest_s)), None)
+    return group[soonest([serves_in_s(one) for one in group])] if group else None
 
 
 def _moment(at: datetime, after_s: float | None) -> datetime | None:

@@ -21,7 +21,7 @@ from firstkit.reconciler.autoscale import Need
 from firstkit.reconciler.books import Books
 from firstkit.reconciler.calls import Calls
 from firstkit.reconciler.loop import Cluster, ClusterLoop
-from firstkit.reconciler.placement import Place, Share, allocate
+from firstkit.reconciler.placement import Place, Share, allocate, warm_elsewhere
 from firstkit.reconciler.standing import policy_of
 from firstkit.reconciler.telling import Teller
 from firstkit.reconciler.world import World
@@ -136,10 +136,9 @@ class Controller:
         """By deployment of a cluster, how long a start of the same model takes where it would take least."""
         found: dict[str, float] = {}
         for deployment in self.loops[cluster].deployments.values():
-            others = [self._place(one) for one in self._by_model[deployment.model] if one.cluster != cluster]
-            warm_s = [place.warm_s for place in others if place is not None and not place.obstacle]
-            if warm_s:
-                found[deployment.name] = min(warm_s)
+            warm_s = warm_elsewhere(cluster, map(self._place, self._by_model[deployment.model]))
+            if warm_s is not None:
+                found[deployment.name] = warm_s
         return found
 
     def _place(self, deployment: ResolvedDeployment) -> Place | None:

@@ -5,20 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from math import inf
-from statistics import median
 
 from firstkit.reconciler.autoscale import Need, Policy
+from firstkit.soonest import soonest, start_s, usual_load_s
 
 OVERTAKEN_FACTOR = 2.0
 OVERTAKEN_S = 60.0
 """A replica that waits in a queue is overtaken by another cluster where one would serve so much sooner."""
-
-LEAST_AVAILABLE = 0.1
-"""The share of a day below which one scheduler is as bad as another."""
-
-TIE_S = 15.0
-TIE_SHARE = 0.1
-"""Predictions that differ by less say the same: then the order of the file decides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +58,6 @@ class Place:
     availability: float = 1.0
     """The share of the last day in which its scheduler answered."""
 
-    def start_s(self, usual_load_s: float) -> float:
-        """How long until a replica that is started now serves, as starts here are compared with those elsewhere: where
-        the scheduler is often silent they count as longer, for it may be so when it is needed."""
-        load_s = usual_load_s if self.load_s is None else self.load_s
-        return (self.wait_s + load_s) / max(LEAST_AVAILABLE, self.availability)
-
     @property
     def running(self) -> int:
         return self.ready + self.loading
@@ -99,9 +86,11 @@ def allocate(places: Sequence[Place], needs: Iterable[Need]) -> dict[str, Share]
     go anywhere uses the room that is left. Each is given to what runs, then to what waits in a queue unless another
     cluster is much sooner, then to new replicas where they would serve soonest.
     """
-    loads = [place.load_s for place in places if place.load_s is not None]
-    usual_load_s = median(loads) if loads else 0.0
-    tallies = [_Tally(place, place.start_s(usual_load_s)) for place in places]
+    usual_s = usual_load_s(place.load_s for place in places)
+    tallies = [
+        _Tally(place, start_s(place.wait_s, usual_s if place.load_s is None else place.load_s, place.availability))
+        for place in places
+    ]
     for tally in tallies:
         tally.count_own()
     _move_hot(tallies)
@@ -109,6 +98,13 @@ def allocate(places: Sequence[Place], needs: Iterable[Need]) -> dict[str, Share]
         _allot(need, [tally for tally in tallies if need.admits(tally.place.cluster)])
     _keep_stand_ins(tallies)
     return {tally.place.name: tally.share() for tally in tallies}
+
+
+def warm_elsewhere(cluster: str, places: Iterable[Place | None]) -> float | None:
+    """How long a start may take on the cluster where it would take least, of those but ``cluster`` on which demand may
+    start one; None where there is none. ``places``: of one model; None: nobody has looked."""
+    others = (place for place in places if place is not None and place.cluster != cluster)
+    return min((place.warm_s for place in others if not place.obstacle), default=None)
 
 
 def _narrowest_first(need: Need) -> tuple[bool, int, list[str]]:
@@ -281,8 +277,7 @@ def _start_new(need: Need, tallies: list[_Tally], given: int) -> int:
             return given
         for tally in open_for_it:
             tally.is_considered = True
-        soonest_s = min(tally.start_s for tally in open_for_it)
-        best = next(tally for tally in open_for_it if tally.start_s <= soonest_s + max(TIE_S, TIE_SHARE * soonest_s))
+        best = open_for_it[soonest([tally.start_s for tally in open_for_it])]
         given += best.grow(need.by(best.place.policy) - given, best.count + best.startable)
 
 

@@ -7,7 +7,7 @@ from time import process_time
 from firstkit.errors import ConfigError
 from firstkit.links.messages import Exchange, Open, Sink
 from firstkit.reconciler.autoscale import Need
-from firstkit.reconciler.placement import Place, Share
+from firstkit.reconciler.placement import Place, Share, warm_elsewhere
 from firstkit.reconciler.standing import policy_of
 from firstkit.reconciler.world import World
 from firstkit.routing.calendar import Window
@@ -176,9 +176,11 @@ class Simulation:
         return changed
 
     def _places(self, model: SimModel) -> list[Place] | None:
-        found = [self.sides[one.cluster].places.get(one.name) for one in model.deployments]
-        places = [place for place in found if place is not None]
-        return places if len(places) == len(found) else None
+        places = [place for place in self._seen_places(model) if place is not None]
+        return places if len(places) == len(model.deployments) else None
+
+    def _seen_places(self, model: SimModel) -> list[Place | None]:
+        return [self.sides[one.cluster].places.get(one.name) for one in model.deployments]
 
     def _needs(self, model: SimModel) -> list[Need]:
         return self._world.needs(model.name)
@@ -187,15 +189,10 @@ class Simulation:
         """By deployment, how long a start of the same model takes where it would take least, on another cluster."""
         found: dict[str, float] = {}
         for deployment in side.deployments:
-            all_of_it = self._by_name[deployment.model].deployments
-            others = [self._place(one.name) for one in all_of_it if one is not deployment]
-            warm_s = [place.warm_s for place in others if place is not None and not place.obstacle]
-            if warm_s:
-                found[deployment.name] = min(warm_s)
+            warm_s = warm_elsewhere(side.hands.name, self._seen_places(self._by_name[deployment.model]))
+            if warm_s is not None:
+                found[deployment.name] = warm_s
         return found
-
-    def _place(self, name: str) -> Place | None:
-        return self.sides[self._deployments[name].cluster].places.get(name)
 
     # -- what the front asks -------------------------------------------------------------------------------------------
 

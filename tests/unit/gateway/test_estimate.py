@@ -145,6 +145,15 @@ async def test_the_file_decides_between_starts_that_are_the_same(gateway: Gatewa
     assert (await estimate(app))["cluster"] == "aurora"
 
 
+async def test_a_cluster_whose_scheduler_is_often_silent_counts_as_slower_as_it_does_where_it_is_decided(
+    gateway: Gateway, app: ASGIApp
+) -> None:
+    hear(gateway, polaris=offline(new(900.0)), aurora=offline(new(300.0)))
+    gateway.forecasts.hear({}, {"aurora": {"availability": {"day": 0.25, "week": 0.25}}})
+    found = await estimate(app)
+    assert (found["cluster"], found["live_in_s"]) == ("polaris", 960)
+
+
 async def test_where_it_never_loaded_it_is_taken_to_load_as_elsewhere(gateway: Gateway, app: ASGIApp) -> None:
     hear(gateway, polaris=offline(new(300.0)), aurora=offline(new(0.0, None)))
     found = await estimate(app)
