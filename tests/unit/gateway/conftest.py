@@ -7,9 +7,12 @@ from pathlib import Path
 
 import httpx
 import pytest
+from starlette.types import ASGIApp
 
 from firstkit.auth.authenticator import Authenticator
 from firstkit.auth.people import People
+from firstkit.gateway.app import build_app
+from firstkit.gateway.guard import Guard
 from firstkit.gateway.state import Gateway
 from firstkit.store.database import Database
 from unit.auth.loopback_issuer import LoopbackIssuer, loopback_issuer
@@ -20,10 +23,20 @@ from unit.gateway.support import Served, made, serving
 
 
 @pytest.fixture
-async def gateway(folder: Path, empty_database: Path) -> AsyncIterator[Gateway]:
+async def gateway(
+    request: pytest.FixtureRequest, folder: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Gateway]:
+    """Of the usual configuration, or of the one that a module or test is marked with: ``configured(CONFIG)``."""
+    if (marker := request.node.get_closest_marker("configured")) is not None:
+        monkeypatch.setattr(support, "CONFIG", marker.args[0])
     shutil.copy(empty_database, folder / "first.db")
     async for gateway in made(folder):
         yield gateway
+
+
+@pytest.fixture
+def app(gateway: Gateway) -> ASGIApp:
+    return Guard(build_app(gateway))
 
 
 @pytest.fixture

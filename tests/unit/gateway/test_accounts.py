@@ -27,11 +27,6 @@ OPERATOR = Identity("u", "grace", "p", "prefix", frozenset({"admin"}))
 
 
 @pytest.fixture
-def app(gateway: Gateway) -> ASGIApp:
-    return Guard(build_app(gateway))
-
-
-@pytest.fixture
 def socket_app(gateway: Gateway) -> ASGIApp:
     """What is served on the admin socket."""
     return Guard(Identify(build_app(gateway), local_admin))

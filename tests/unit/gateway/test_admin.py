@@ -11,18 +11,11 @@ from starlette.types import ASGIApp
 
 from firstkit.clock import now
 from firstkit.errors import CallFailed, LinkLost, StoreUnavailable
-from firstkit.gateway.app import build_app
-from firstkit.gateway.guard import Guard
 from firstkit.gateway.state import Gateway
 from firstkit.schedulers.scheduler import Resources
 from firstkit.states import JobState, ReplicaState
 from firstkit.store.jobs import NewReplica, add_job, add_replicas, move_job, move_replica
 from unit.gateway.support import ask, route
-
-
-@pytest.fixture
-def app(gateway: Gateway) -> ASGIApp:
-    return Guard(build_app(gateway))
 
 
 @pytest.fixture

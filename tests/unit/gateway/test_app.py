@@ -8,15 +8,8 @@ from typing import Any
 import pytest
 from starlette.types import ASGIApp
 
-from firstkit.gateway.app import build_app
-from firstkit.gateway.guard import Guard
 from firstkit.gateway.state import Gateway
 from unit.gateway.support import ask
-
-
-@pytest.fixture
-def app(gateway: Gateway) -> ASGIApp:
-    return Guard(build_app(gateway))
 
 
 @pytest.mark.parametrize("path", ["/", "/nope", "/v1", "/v1/", "/v1/models/", "/v1/chat", "/docs/nope.js", "/health/"])

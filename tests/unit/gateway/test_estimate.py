@@ -13,13 +13,10 @@ from starlette.types import ASGIApp
 from firstkit import metrics
 from firstkit.auth.authenticator import Identity
 from firstkit.clock import now
-from firstkit.gateway.app import build_app
-from firstkit.gateway.guard import Guard
 from firstkit.gateway.identity import LOCAL_ADMIN
 from firstkit.gateway.state import Gateway
 from firstkit.store.clusters import drain
 from firstkit.store.wake import WakeClient
-from unit.gateway import support
 from unit.gateway.support import IDENTITY, ask, route
 from unit.gateway.upstreams import until
 
@@ -44,19 +41,7 @@ models:
 PHYSICIST = replace(IDENTITY, project_name="physics")
 
 
-@pytest.fixture
-def configured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(support, "CONFIG", CONFIG)
-
-
-@pytest.fixture
-def gateway(configured: None, gateway: Gateway) -> Gateway:
-    return gateway
-
-
-@pytest.fixture
-def app(gateway: Gateway) -> ASGIApp:
-    return Guard(build_app(gateway))
+pytestmark = pytest.mark.configured(CONFIG)
 
 
 @pytest.fixture

@@ -14,8 +14,6 @@ from starlette.types import ASGIApp
 
 from firstkit.auth.authenticator import Identity
 from firstkit.clock import now
-from firstkit.gateway.app import build_app
-from firstkit.gateway.guard import Guard
 from firstkit.gateway.state import Gateway
 from firstkit.gateway.views import without_nodes
 from firstkit.schedulers.scheduler import Resources
@@ -23,7 +21,6 @@ from firstkit.states import JobState, ReplicaState
 from firstkit.store.jobs import NewReplica, add_job, add_replicas, move_job, move_replica, note_job
 from firstkit.store.tables import audit
 from firstkit.store.wake import WakeClient
-from unit.gateway import support
 from unit.gateway.support import HOST, IDENTITY, Answer, ask, route
 from unit.gateway.upstreams import until
 
@@ -51,19 +48,7 @@ CAPACITY = {"nodes": 40, "free_nodes": 3, "cpus": 9, "free_cpus": 9, "gpus": 160
 CAPACITY |= {"memory_bytes": 9, "free_memory_bytes": 9}
 
 
-@pytest.fixture
-def configured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(support, "CONFIG", CONFIG)
-
-
-@pytest.fixture
-def gateway(configured: None, gateway: Gateway) -> Gateway:
-    return gateway
-
-
-@pytest.fixture
-def app(gateway: Gateway) -> ASGIApp:
-    return Guard(build_app(gateway))
+pytestmark = pytest.mark.configured(CONFIG)
 
 
 @pytest.fixture

@@ -59,19 +59,7 @@ EMPTY: dict[str, Any] = {
 }
 
 
-@pytest.fixture
-def configured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(support, "CONFIG", CONFIG)
-
-
-@pytest.fixture
-def gateway(configured: None, gateway: Gateway) -> Gateway:
-    return gateway
-
-
-@pytest.fixture
-def app(gateway: Gateway) -> ASGIApp:
-    return Guard(build_app(gateway))
+pytestmark = pytest.mark.configured(CONFIG)
 
 
 async def seen(app: ASGIApp, path: str, identity: Identity | None = IDENTITY) -> Any:

@@ -10,9 +10,7 @@ import pytest
 from starlette.types import ASGIApp
 
 from firstkit.gateway.apis import APIS, CHAT
-from firstkit.gateway.app import build_app
 from firstkit.gateway.call import Call
-from firstkit.gateway.guard import Guard
 from firstkit.gateway.openai import NotHere
 from firstkit.gateway.relay import Relay
 from firstkit.gateway.state import Gateway
@@ -32,11 +30,6 @@ from unit.gateway.support import (
     talk_bytewise,
 )
 from unit.gateway.upstreams import until
-
-
-@pytest.fixture
-def app(gateway: Gateway) -> ASGIApp:
-    return Guard(build_app(gateway))
 
 
 @pytest.fixture

@@ -13,8 +13,6 @@ from firstkit.auth.permissions import Identity
 from firstkit.clock import now
 from firstkit.gateway import queue as module
 from firstkit.gateway import waiting
-from firstkit.gateway.app import build_app
-from firstkit.gateway.guard import Guard
 from firstkit.gateway.state import Gateway
 from firstkit.routing.admission import Claim
 from firstkit.store.tables import projects, users
@@ -25,11 +23,6 @@ ADA = replace(IDENTITY, user_id="u-ada", user_name="ada", scopes=frozenset({"inf
 OPERATOR = replace(IDENTITY, user_id="u-op", scopes=frozenset({"admin"}))
 AUDITOR = replace(IDENTITY, user_id="u-au", scopes=frozenset({"audit"}))
 OF_ADA, OF_BEN = Claim("p-fusion", "u-ada", 100), Claim("p-fusion", "u-ben", 100)
-
-
-@pytest.fixture
-def app(gateway: Gateway) -> ASGIApp:
-    return Guard(build_app(gateway))
 
 
 @pytest.fixture

@@ -30,11 +30,6 @@ OTHER = "req-ffffffffffffffffffffffffffffffff"
 FACTS: dict[str, Any] = {"engine": "vLLM 0.32", "revision": "abc", "endpoint": "chat/completions", "ttft_s": None}
 
 
-@pytest.fixture
-def app(gateway: Gateway) -> ASGIApp:
-    return Guard(build_app(gateway))
-
-
 async def look(app: ASGIApp, who: Identity = OWNER, request_id: str = ID) -> Answer:
     return await ask(app, f"/v1/requests/{request_id}", identity=who)
 
