@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Optional
 
 from firstkit.errors import SchedulerRefused
+from firstkit.schedulers.hosts import Host, sum_of
 from firstkit.schedulers.machine import allocate, check_fits, free, read_machine
 from firstkit.schedulers.processes import boot_id, is_alive, kill_marked, send_signal
 from firstkit.schedulers.records import (
@@ -31,7 +32,7 @@ from firstkit.schedulers.records import (
     locked,
     write_file,
 )
-from firstkit.schedulers.scheduler import LOG, Capacity, Estimate, JobNews, JobSpec, Resources, with_least
+from firstkit.schedulers.scheduler import LOG, Capacity, Estimate, JobNews, JobSpec, Resources
 from firstkit.states import JobState
 
 LAUNCH_LIMIT_S = 15.0
@@ -98,17 +99,17 @@ class LocalScheduler:
         with self.lock():
             taken = _taken([self._settle(job) for job in self._load_all()])
         left = free(self._machine, taken)
-        capacity = Capacity(
-            nodes=1,
-            cpus=len(self._machine.cpus),
-            gpus=len(self._machine.gpus),
-            memory_bytes=self._machine.memory_bytes,
-            free_nodes=0 if taken else 1,
+        whole = self._machine
+        host = Host(
+            is_free=not taken,
+            cpus=len(whole.cpus),
             free_cpus=len(left.cpus),
+            gpus=len(whole.gpus),
             free_gpus=len(left.gpus),
+            memory_bytes=whole.memory_bytes,
             free_memory_bytes=left.memory_bytes,
         )
-        return with_least(capacity, [(len(self._machine.cpus), len(self._machine.gpus), self._machine.memory_bytes)])
+        return sum_of([host])
 
     def estimate(self, resources: Resources) -> Estimate:
         """Now where it fits; else when nobody knows."""

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Optional
 
+from firstkit.schedulers.hosts import Host, sum_of
 from firstkit.schedulers.pbs_layouts import Attributes, parse_records
-from firstkit.schedulers.scheduler import Capacity, Resources, with_least
+from firstkit.schedulers.scheduler import Capacity, Resources
 
 _IN_SERVICE = frozenset({"free", "job-busy", "job-exclusive", "job-sharing", "resv-exclusive", "busy", "sleep"})
 _FREE = frozenset({"free", "job-sharing", "sleep"})
@@ -18,36 +19,16 @@ _WORD_BYTES = 8
 
 
 @dataclass(frozen=True)
-class Vnode:
-    """What PBS hands out: a host, or a part of one. ``takes_jobs``: it has room for more; ``is_unused``: for all."""
+class Vnode(Host):
+    """What PBS hands out: a host, or a part of one; what is free counts only where it takes jobs."""
 
     name: str
     host: str
     queue: Optional[str]
     is_in_service: bool
     takes_jobs: bool
-    is_unused: bool
-    cpus: int
-    free_cpus: int
-    gpus: int
-    free_gpus: int
-    memory_bytes: int
-    free_memory_bytes: int
     has: Mapping[str, str]
     """All that is said of it under ``resources_available``."""
-
-
-@dataclass(frozen=True)
-class Host:
-    """The sum of some vnodes of one host; what is free counts only where jobs are taken."""
-
-    is_unused: bool
-    cpus: int
-    free_cpus: int
-    gpus: int
-    free_gpus: int
-    memory_bytes: int
-    free_memory_bytes: int
 
 
 def parse_vnodes(text: str, gpu_resource: str = "ngpus") -> list[Vnode]:
@@ -78,20 +59,7 @@ def hosts_of(vnodes: Iterable[Vnode]) -> list[Host]:
 
 def capacity_of(vnodes: Iterable[Vnode], queue: Optional[str] = None, constraint: Optional[str] = None) -> Capacity:
     """The sum of what is in service, of vnodes for a queue and a constraint."""
-    hosts = hosts_of(vnode for vnode in vnodes if vnode.is_in_service)
-    capacity = Capacity(
-        nodes=len(hosts),
-        cpus=sum(host.cpus for host in hosts),
-        gpus=sum(host.gpus for host in hosts),
-        memory_bytes=sum(host.memory_bytes for host in hosts),
-        free_nodes=sum(host.is_unused for host in hosts),
-        free_cpus=sum(host.free_cpus for host in hosts),
-        free_gpus=sum(host.free_gpus for host in hosts),
-        free_memory_bytes=sum(host.free_memory_bytes for host in hosts),
-        partition=queue,
-        constraint=constraint,
-    )
-    return with_least(capacity, ((host.cpus, host.gpus, host.memory_bytes) for host in hosts))
+    return sum_of(hosts_of(vnode for vnode in vnodes if vnode.is_in_service), queue, constraint)
 
 
 def can_hold(host: Host, needs: Resources) -> bool:
@@ -104,7 +72,7 @@ def can_hold(host: Host, needs: Resources) -> bool:
 
 
 def can_hold_now(host: Host, needs: Resources) -> bool:
-    if needs.exclusive and not host.is_unused:
+    if needs.exclusive and not host.is_free:
         return False
     return (
         host.free_cpus >= max(1, needs.cpus_per_node)
@@ -134,7 +102,7 @@ def _vnode(name: str, values: Attributes, gpu_resource: str) -> Vnode:
         queue=values.get("queue"),
         is_in_service=is_in_service,
         takes_jobs=takes_jobs,
-        is_unused=takes_jobs and not values.get("jobs"),
+        is_free=takes_jobs and not values.get("jobs"),
         cpus=cpus,
         free_cpus=_left(takes_jobs, cpus, parse_size(used.get("ncpus", ""))),
         gpus=gpus,
@@ -165,7 +133,7 @@ def _has(vnode: Vnode, name: str, value: str) -> bool:
 
 def _host(parts: list[Vnode]) -> Host:
     return Host(
-        is_unused=all(part.is_unused for part in parts),
+        is_free=all(part.is_free for part in parts),
         cpus=sum(part.cpus for part in parts),
         free_cpus=sum(part.free_cpus for part in parts),
         gpus=sum(part.gpus for part in parts),

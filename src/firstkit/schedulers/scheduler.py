@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Optional, Protocol
 
 from firstkit.states import JobState
@@ -93,14 +92,6 @@ class Capacity:
     least_memory_bytes: int = 0
     partition: Optional[str] = None
     constraint: Optional[str] = None
-
-
-def with_least(capacity: Capacity, nodes: Iterable[tuple[int, int, int]]) -> Capacity:
-    """``capacity`` with what each of its nodes has at least: cores, GPUs and bytes of each."""
-    found = list(nodes)
-    found = [node for node in found if node[1]] or found
-    cpus, gpus, memory_bytes = map(min, zip(*found)) if found else (0, 0, 0)
-    return replace(capacity, least_cpus=cpus, least_gpus=gpus, least_memory_bytes=memory_bytes)
 
 
 class Scheduler(Protocol):

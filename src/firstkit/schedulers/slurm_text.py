@@ -9,7 +9,8 @@ from datetime import datetime, timezone
 from typing import NamedTuple, Optional
 
 from firstkit.errors import SchedulerSilent
-from firstkit.schedulers.scheduler import JOB_ID, Capacity, JobNews, with_least
+from firstkit.schedulers.hosts import Host, sum_of
+from firstkit.schedulers.scheduler import JOB_ID, Capacity, JobNews
 from firstkit.schedulers.slurm_commands import MIB, NODE_COLUMNS
 from firstkit.states import JobState
 
@@ -61,19 +62,12 @@ _NOT_ANSWERING = "*"
 
 
 @dataclass(frozen=True)
-class Node:
+class Node(Host):
     """One node of a partition; ``is_default``: of the partition for jobs that name none."""
 
     name: str
     is_default: bool
     is_in_service: bool
-    is_free: bool
-    cpus: int
-    free_cpus: int
-    gpus: int
-    free_gpus: int
-    memory_bytes: int
-    free_memory_bytes: int
 
 
 class _Line(NamedTuple):
@@ -178,19 +172,7 @@ def parse_nodes(text: str, gpu_type: Optional[str] = None) -> list[Node]:
 
 def capacity_of(nodes: Iterable[Node], partition: Optional[str] = None) -> Capacity:
     """The sum of what is in service in a partition."""
-    there = [node for node in nodes if node.is_in_service]
-    capacity = Capacity(
-        nodes=len(there),
-        cpus=sum(node.cpus for node in there),
-        gpus=sum(node.gpus for node in there),
-        memory_bytes=sum(node.memory_bytes for node in there),
-        free_nodes=sum(node.is_free for node in there),
-        free_cpus=sum(node.free_cpus for node in there),
-        free_gpus=sum(node.free_gpus for node in there),
-        free_memory_bytes=sum(node.free_memory_bytes for node in there),
-        partition=partition,
-    )
-    return with_least(capacity, ((node.cpus, node.gpus, node.memory_bytes) for node in there))
+    return sum_of((node for node in nodes if node.is_in_service), partition)
 
 
 def parse_time(text: str) -> Optional[float]:

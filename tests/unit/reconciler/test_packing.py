@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from firstkit.reconciler.packing import Room, Rooms, new_job, waiting_room
-from firstkit.schedulers.scheduler import Capacity, Resources, with_least
+from firstkit.schedulers.scheduler import Capacity, Resources
 
 NEEDS = Resources(cpus_per_node=2, gpus_per_node=1, memory_bytes=10)
 ALONE = replace(NEEDS, exclusive=True)
@@ -155,15 +155,3 @@ def test_a_job_that_waits_has_the_room_that_it_asks_for_without_those_in_it() ->
     room = waiting_room("job-a", job, CLUSTER, [ALONE, NEEDS])
     assert (room.cpus, room.gpus, room.memory_bytes, room.is_waiting) == (4, 2, 980, True)
     assert room.job == job
-
-
-def test_the_least_that_nodes_have() -> None:
-    nodes = [(64, 4, 500), (32, 8, 1000), (128, 0, 100)]
-    assert _least(nodes) == (32, 4, 500)
-    assert _least([(128, 0, 100)]) == (128, 0, 100)
-    assert _least([]) == (0, 0, 0)
-
-
-def _least(nodes: list[tuple[int, int, int]]) -> tuple[int, int, int]:
-    found = with_least(CLUSTER, nodes)
-    return found.least_cpus, found.least_gpus, found.least_memory_bytes

@@ -96,7 +96,7 @@ def test_states_of_vnodes(state: str, in_service: bool, takes_jobs: bool) -> Non
 
 def test_what_is_used_is_not_free() -> None:
     [one] = vnodes(vnode(jobs=["7.s"], used={"ncpus": 3, "ngpus": 9, "mem": "1048576kb"}))
-    assert (one.free_cpus, one.free_gpus, one.free_memory_bytes, one.is_unused) == (5, 0, 31 * GIB, False)
+    assert (one.free_cpus, one.free_gpus, one.free_memory_bytes, one.is_free) == (5, 0, 31 * GIB, False)
 
 
 def test_gpus_may_have_another_name() -> None:
@@ -108,8 +108,8 @@ def test_gpus_may_have_another_name() -> None:
 def test_hosts_are_the_sum_of_their_vnodes() -> None:
     parts = [vnode("n1", ncpus=0, ngpus=0, mem="0b"), vnode("n1"), vnode("n1", jobs=["7.s"]), vnode("n2")]
     one, other = hosts_of(vnodes(*parts))
-    assert (one.cpus, one.gpus, one.is_unused) == (16, 8, False)
-    assert (other.cpus, other.gpus, other.is_unused) == (8, 4, True)
+    assert (one.cpus, one.gpus, one.is_free) == (16, 8, False)
+    assert (other.cpus, other.gpus, other.is_free) == (8, 4, True)
 
 
 @pytest.mark.parametrize(
