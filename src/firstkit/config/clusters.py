@@ -10,6 +10,7 @@ from pydantic import AfterValidator, AwareDatetime, Discriminator, Field, Tag, m
 from firstkit.config.auth import Access
 from firstkit.config.engines import Engine
 from firstkit.config.kinds import Folder, Line, Name, Seconds, Section
+from firstkit.schedulers.pbs_commands import A_CHUNK, CHUNK
 
 OWN_DIRECTIVES = frozenset(
     {"array", "batch", "begin", "chdir", "comment", "dependency", "error", "export", "export-file", "hold", "immediate"}
@@ -43,8 +44,8 @@ def _proxy(value: str) -> str:
 
 
 def _chunk(value: str) -> str:
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*=[A-Za-z0-9_.+-]+(:[A-Za-z][A-Za-z0-9_-]*=[A-Za-z0-9_.+-]+)*", value):
-        raise ValueError("must be resources of a chunk, such as gputype=a100 or system=polaris:tier0=x3")
+    if not CHUNK.match(value):
+        raise ValueError(A_CHUNK)
     return value
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 
+from firstkit.onsite.logfile import open_log
 from firstkit.schedulers.processes import die_with_parent
 
 POLL_S = 0.1
@@ -63,6 +64,15 @@ class Child:
             os.killpg(self.pid, number)
         except (ProcessLookupError, PermissionError):
             return  # nobody of the group is left whom we could tell
+
+
+def spawn_logged(argv: Sequence[str], env: Mapping[str, str], folder: str, cpus: Sequence[int], log: str) -> Child:
+    """The same as ``spawn``, its output at the end of the file ``log``."""
+    output = open_log(log)
+    try:
+        return spawn(argv, env, folder, cpus, output)
+    finally:
+        os.close(output)
 
 
 def spawn(argv: Sequence[str], env: Mapping[str, str], folder: str, cpus: Sequence[int], output: int) -> Child:

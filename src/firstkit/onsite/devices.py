@@ -9,10 +9,11 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import stat
 import time
 from collections.abc import Sequence
 from typing import Optional
+
+from firstkit.onsite.own_folder import make_own
 
 logger = logging.getLogger("firstkit.devices")
 
@@ -37,7 +38,8 @@ def take_devices(
     there is no folder for the locks.
     """
     folder = folder or FOLDER.format(uid=os.geteuid())
-    _make(folder)
+    if not make_own(folder):
+        raise FolderRefused(f"{folder} is not a folder of this user alone: remove it")
     taken: dict[str, int] = {}
     give_up_at = time.monotonic() + wait_s
     while True:
@@ -65,15 +67,6 @@ def visible_variable(root: str = "/dev") -> str:
     if os.path.exists(os.path.join(root, "kfd")):
         return "ROCR_VISIBLE_DEVICES"
     return "ZE_AFFINITY_MASK" if os.path.isdir(os.path.join(root, "dri")) else "CUDA_VISIBLE_DEVICES"
-
-
-def _make(folder: str) -> None:
-    try:
-        os.mkdir(folder, 0o700)
-    except FileExistsError:
-        found = os.lstat(folder)
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
-            raise FolderRefused(f"{folder} is not a folder of this user alone: remove it") from None
 
 
 def _lock(path: str) -> Optional[int]:

@@ -17,12 +17,12 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Optional
 
-from firstkit.engines.engine import Place, ReplicaSpec
+from firstkit.engines.engine import ReplicaSpec
 from firstkit.engines.registry import engine_of
 from firstkit.errors import FirstError
 from firstkit.onsite import logfile
 from firstkit.onsite.allotment import GPU_VARIABLES, Share
-from firstkit.onsite.children import Child, spawn
+from firstkit.onsite.children import Child, spawn_logged
 from firstkit.onsite.job import read_job
 from firstkit.onsite.nodes import rank_of
 from firstkit.onsite.place import LOG, REPLICA_ID, Seat, clear_place, environment, make_place, write_files
@@ -104,18 +104,13 @@ class Rank:
     def _spawn(self, spec: ReplicaSpec) -> Child:
         engine = engine_of(spec.engine)
         seat = Seat(self._rank, self._party.hosts, self._party.head, self._party.interface)
-        place = make_place(self._folder, engine, self._share(), seat)
+        share = self._share()
+        place = make_place(self._folder, engine, share, seat)
         launch = engine.launch(spec, place)
         write_files(self._folder, launch.files)
         self._files = tuple(launch.files)
-        return self._start(place, launch.argv, {**environment(place, self._env), **launch.env})
-
-    def _start(self, place: Place, argv: list[str], env: Mapping[str, str]) -> Child:
-        output = logfile.open_log(os.path.join(self._folder, LOG))
-        try:
-            return spawn(argv, env, self._folder, place.cpus if place.is_bound else (), output)
-        finally:
-            os.close(output)
+        env = {**environment(place, self._env), **launch.env}
+        return spawn_logged(launch.argv, env, self._folder, share.bound_cpus, os.path.join(self._folder, LOG))
 
     def _share(self) -> Share:
         """Cores of this node, and the GPUs that are shown here, else those with the names of the first node's."""

@@ -23,7 +23,7 @@ from firstkit.engines.launching import self_path
 from firstkit.ids import new_secret
 from firstkit.onsite import logfile
 from firstkit.onsite.allotment import GPU_VARIABLES
-from firstkit.onsite.children import Child, spawn
+from firstkit.onsite.children import Child, spawn_logged
 from firstkit.onsite.nodes import launcher
 from firstkit.onsite.place import LOG, kept_environment
 from firstkit.schedulers.processes import manner
@@ -126,11 +126,7 @@ class OtherRanks:
         write_file(os.path.join(self._folder, RANKS), encode(party))
         program = [sys.executable, "-I", self_path(), "rank", os.getcwd(), spec.replica_id]
         argv = launcher(self._env, len(self._hosts) - 1, spec.needs.cpus_per_node, program)
-        output = logfile.open_log(os.path.join(self._folder, LAUNCHER_LOG))
-        try:
-            self._launcher = spawn(argv, self._env, self._folder, (), output)
-        finally:
-            os.close(output)
+        self._launcher = spawn_logged(argv, self._env, self._folder, (), os.path.join(self._folder, LAUNCHER_LOG))
         self._watching = asyncio.get_running_loop().create_task(self._watch(self._launcher))
 
     async def stop(self, grace_s: float) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Optional
 
 from firstkit.errors import FirstError
+from firstkit.onsite.own_folder import make_own
 
 LOCK = "lock"
 """In the folder of a job: locked while the job lives; holds the name of its host."""
@@ -93,13 +94,11 @@ def _root(scratch: str) -> str:
         raise ScratchUnfit(f"Everybody may rename what is in {scratch}: it needs the sticky bit (chmod +t).")
     root = os.path.join(scratch, f"first-{os.geteuid()}")
     try:
-        os.mkdir(root, mode=0o700)
-    except FileExistsError:
-        found = os.lstat(root)
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
-            raise ScratchUnfit(f"{root} is not a folder of this user alone.") from None
+        is_ours = make_own(root)
     except OSError as exc:
         raise ScratchUnfit(f"{root} cannot be made: {exc.strerror}.") from exc
+    if not is_ours:
+        raise ScratchUnfit(f"{root} is not a folder of this user alone.")
     return root
 
 

@@ -17,7 +17,7 @@ from firstkit.errors import FirstError
 from firstkit.links.messages import Exchange, Open, ReplicaReport, Sink, Upstream
 from firstkit.onsite import logfile, probe
 from firstkit.onsite.allotment import Share
-from firstkit.onsite.children import Child, spawn
+from firstkit.onsite.children import Child, spawn_logged
 from firstkit.onsite.inflight import InFlight
 from firstkit.onsite.loadwatch import LoadWatch, Told
 from firstkit.onsite.place import LOG, Seat, clear_place, environment, is_port_free, make_place, write_files
@@ -219,11 +219,7 @@ class Replica:
         write_files(self._folder, launch.files)
         self._files = tuple(launch.files)
         env = {**environment(place, self._around.env), **launch.env}
-        output = logfile.open_log(self.log_path)
-        try:
-            return spawn(launch.argv, env, self._folder, self._share.bound_cpus, output)
-        finally:
-            os.close(output)
+        return spawn_logged(launch.argv, env, self._folder, self._share.bound_cpus, self.log_path)
 
     async def _attend(self, place: Place, child: Child) -> int:
         """See the engine through to its end; returns its exit code. One that is not well is failed and killed, and so

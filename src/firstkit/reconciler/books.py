@@ -166,10 +166,6 @@ class Books:
             self._fresh_until = at + FRESH_FOR * random.uniform(1.0, 2.0)  # noqa: S311 - spreads load
         return rows
 
-    def present(self) -> datetime:
-        """What time it is."""
-        return self._now()
-
     async def ended_jobs(self, job_ids: Collection[str]) -> list[str]:
         """Those of some jobs that were of this cluster and have ended."""
         async with self._db.read() as conn:

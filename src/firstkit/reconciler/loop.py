@@ -98,7 +98,7 @@ class ClusterLoop:
         self._shares = shares
         self._elsewhere = elsewhere
         self._on_pass = on_pass
-        self._now = now
+        self.now = now
         self._wake = asyncio.Event()
         self._kept: Counter[str] = Counter()
         self._began_at = world.clock()
@@ -164,7 +164,7 @@ class ClusterLoop:
         """The living jobs and replicas, after all that was heard of them has been written down."""
         jobs, replicas = await self._books.read()
         by_job = grouped(replicas, "job_id")
-        changes = Changes(self._now())
+        changes = Changes(self.now())
         news = self.hands.take_news()
         for job in jobs:
             self._take_in_job(job, by_job.get(job.id, []), news, changes)
@@ -208,7 +208,7 @@ class ClusterLoop:
         return ObservedJob(job, self._world.reports.get(job.id), min(ran_s, self._world.silent_s(job.id)))
 
     def _picture(self, jobs: list[JobRow], replicas: list[ReplicaRow]) -> Picture:
-        at, clock_s = self._now(), self._world.clock()
+        at, clock_s = self.now(), self._world.clock()
         drained = self._books.drained.get(self.name)
         idle_s = clock_s - self._began_at
         living = self._world.living[self.name] = frozenset(job.id for job in jobs)
@@ -266,7 +266,7 @@ class ClusterLoop:
         survey = picture.survey
         by_id = {job_id: job.row for job_id, job in survey.jobs.items()}
         reports = [job.report for job in survey.jobs.values() if job.report]
-        doing = {said.replica_id: said.doing for report in reports for said in report.replicas}
+        doing = {said.replica_id: said.doing for report in reports for said in report.replicas if said.doing}
         self.waits_for = made.waits_for
         self.outlooks = {
             name: deployment_outlook(

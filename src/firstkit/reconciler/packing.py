@@ -68,6 +68,13 @@ class Rooms:
         for sizes in self._sizes.values():
             sizes.sort()
 
+    def copy(self) -> Rooms:
+        """The same rooms, into which others may move."""
+        made = Rooms()
+        made._rooms = self._rooms.copy()
+        made._sizes = {kind: sizes.copy() for kind, sizes in self._sizes.items()}
+        return made
+
     def get(self, job_id: str) -> Room | None:
         return self._rooms.get(job_id)
 

@@ -131,7 +131,7 @@ def plan(
     desired: Sequence[Desired], survey: Survey, *, budget: Budget | None = None, orphan_timeout_s: float = inf
 ) -> Plan:
     """The next steps on one cluster."""
-    work = _Work(survey, survey.rooms(), budget or Budget(), orphan_timeout_s)
+    work = _Work(survey, survey.rooms.copy(), budget or Budget(), orphan_timeout_s)
     known = {want.deployment.name for want in desired}
     lacking = [want for want in desired if _adjust(work, want, survey.by_deployment.get(want.deployment.name, []))]
     _submit(work)

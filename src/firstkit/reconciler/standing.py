@@ -13,7 +13,6 @@ from firstkit.reconciler.budget import Budget
 from firstkit.reconciler.closing import Site, why_too_late
 from firstkit.reconciler.forecast import Experience, back_off, job_left_s, wait_s
 from firstkit.reconciler.handover import REQUEST_S
-from firstkit.reconciler.packing import Rooms
 from firstkit.reconciler.placement import Place, Queued
 from firstkit.reconciler.plan import SHORTEST, Desired
 from firstkit.reconciler.survey import ObservedJob, Survey
@@ -63,9 +62,9 @@ class Picture:
             warm_s = min(UNKNOWN_LOAD_S, deployment.scale.load_timeout)
         return max(warm_s, (said_s or 0.0) + (known.usual_load_s or 0.0))
 
-    def wait_s(self, deployment: ResolvedDeployment, free: Rooms | None = None) -> float:
-        """How long until a replica that is started now begins to load: at once in ``free`` room of a running job."""
-        room = free and free.choose(deployment.resources, SHORTEST * self.warm_s(deployment))
+    def wait_s(self, deployment: ResolvedDeployment) -> float:
+        """How long until a replica that is started now begins to load: at once where a running job has room."""
+        room = self.survey.rooms.choose(deployment.resources, SHORTEST * self.warm_s(deployment))
         if room and not room.is_waiting:
             return 0.0
         known = self.experience(deployment.name)
@@ -84,11 +83,10 @@ def policy_of(deployment: ResolvedDeployment) -> Policy:
 
 def places(picture: Picture, deployments: Sequence[ResolvedDeployment]) -> dict[str, Place]:
     """By name, how each deployment of the cluster stands."""
-    free = picture.survey.rooms()
-    return {deployment.name: _place(picture, deployment, free) for deployment in deployments}
+    return {deployment.name: _place(picture, deployment) for deployment in deployments}
 
 
-def _place(picture: Picture, deployment: ResolvedDeployment, free: Rooms) -> Place:
+def _place(picture: Picture, deployment: ResolvedDeployment) -> Place:
     survey = picture.survey
     needs, scale, warm_s = deployment.resources, deployment.scale, picture.warm_s(deployment)
     too_late = why_too_late(
@@ -121,11 +119,11 @@ def _place(picture: Picture, deployment: ResolvedDeployment, free: Rooms) -> Pla
         queued=tuple(sorted(queued, key=lambda one: one.waited_s, reverse=True)),
         leaving=leaving,
         kept=0 if too_late else picture.kept.get(deployment.name, 0),
-        new=picture.budget.left(deployment.name, scale, needs) + (free.choose(needs) is not None),
+        new=picture.budget.left(deployment.name, scale, needs) + (survey.rooms.choose(needs) is not None),
         limit=picture.budget.refusal(deployment.name, scale, needs),
         obstacle=obstacle,
         is_closing=bool(too_late),
-        wait_s=picture.wait_s(deployment, free) + picture.handicap_s,
+        wait_s=picture.wait_s(deployment) + picture.handicap_s,
         load_s=picture.experience(deployment.name).usual_load_s,
         warm_s=warm_s,
         successor_s=successor_s,

@@ -47,6 +47,9 @@ class Survey:
     by_job: Mapping[str, list[ReplicaRow]]
     by_deployment: Mapping[str, list[ReplicaRow]]
     lives: Mapping[str, Life]
+    rooms: Rooms
+    """What further replicas may take of jobs; nothing of those that run and whose pilots could not be told. Whoever
+    gives them away works on a copy."""
     cluster: Capacity | None = None
 
     @classmethod
@@ -63,7 +66,9 @@ class Survey:
         by_id = {job.row.id: job for job in jobs}
         lives = {job_id: life_of(job.row, job.report, leaves_at, now) for job_id, job in by_id.items()}
         by_job, by_deployment = grouped(replicas, "job_id"), grouped(replicas, "deployment")
-        return cls(now, by_id, replicas, by_job, by_deployment, lives, cluster)
+        found = (_room(job, by_job.get(job_id, ()), lives[job_id], cluster) for job_id, job in by_id.items())
+        rooms = Rooms(room for room in found if room is not None)
+        return cls(now, by_id, replicas, by_job, by_deployment, lives, rooms, cluster)
 
     def life(self, row: ReplicaRow) -> Life:
         return self.lives.get(row.job_id, ENDLESS)
@@ -73,30 +78,25 @@ class Survey:
         job = self.jobs.get(row.job_id)
         return row.state is not ReplicaState.DRAINING and (job is None or job.row.state is not JobState.ENDING)
 
-    def rooms(self) -> Rooms:
-        """What further replicas may take of jobs; nothing of those that run and whose pilots could not be told."""
-        found = (self._room(job_id, job) for job_id, job in self.jobs.items())
-        return Rooms(room for room in found if room is not None)
 
-    def _room(self, job_id: str, job: ObservedJob) -> Room | None:
-        report, asked = job.report, job.row.resources
-        if job.row.state in _WAITING and asked.exclusive:
-            return waiting_room(job_id, asked, self.cluster, [row.needs for row in self.by_job.get(job_id, ())])
-        if report is None or report.free_cpus < 1 or job.row.state is not JobState.RUNNING:
-            return None
-        life = self.lives[job_id]
-        room = Room(
-            job_id,
-            report.free_cpus,
-            report.free_gpus,
-            report.free_memory_bytes,
-            asked,
-            life.left_s,
-            usual_s=life.whole_s if asked.walltime_s is None else inf,
-        )
-        for row in job.untold(self.by_job.get(job_id, ())):
-            room = room.without(row.needs)
-        return room
+def _room(job: ObservedJob, rows: Sequence[ReplicaRow], life: Life, cluster: Capacity | None) -> Room | None:
+    report, asked = job.report, job.row.resources
+    if job.row.state in _WAITING and asked.exclusive:
+        return waiting_room(job.row.id, asked, cluster, [row.needs for row in rows])
+    if report is None or report.free_cpus < 1 or job.row.state is not JobState.RUNNING:
+        return None
+    room = Room(
+        job.row.id,
+        report.free_cpus,
+        report.free_gpus,
+        report.free_memory_bytes,
+        asked,
+        life.left_s,
+        usual_s=life.whole_s if asked.walltime_s is None else inf,
+    )
+    for row in job.untold(rows):
+        room = room.without(row.needs)
+    return room
 
 
 def grouped(replicas: Iterable[ReplicaRow], key: str) -> dict[str, list[ReplicaRow]]:

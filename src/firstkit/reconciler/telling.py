@@ -112,7 +112,7 @@ def start(loop: ClusterLoop, deployment: ResolvedDeployment) -> dict[str, Any] |
         max(0.0, place.wait_s - handicap_s),
         deployment.resources.walltime_s,
         loop.section.maintenance,
-        loop.books.present(),
+        loop.now(),
     )
     return {
         "wait_s": found.wait_s,
@@ -128,7 +128,7 @@ def start(loop: ClusterLoop, deployment: ResolvedDeployment) -> dict[str, Any] |
 
 def cluster(loop: ClusterLoop) -> dict[str, Any]:
     """What there is to say of a cluster."""
-    hands, window, at = loop.hands, loop.site.window, loop.books.present()
+    hands, window, at = loop.hands, loop.site.window, loop.now()
     silent_s = hands.rhythm.silent_s
     drained = loop.books.drained.get(loop.name)
     waits = loop.books.waits

@@ -19,7 +19,8 @@ GPUS_NEED_A_WAY = (
 )
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
 _RESOURCE = r"[A-Za-z][A-Za-z0-9_-]*=[A-Za-z0-9_.+-]+"
-_CONSTRAINT = re.compile(rf"{_RESOURCE}(:{_RESOURCE})*\Z")
+CHUNK = re.compile(rf"{_RESOURCE}(:{_RESOURCE})*\Z")
+A_CHUNK = "resources of a chunk are needed, such as gputype=a100 or system=polaris:tier0=x3"
 _PATH = re.compile(r"/[A-Za-z0-9_./+=@%~-]*\Z")
 _TEXTS = ("queue", "account", "project", "constraint")
 
@@ -79,8 +80,8 @@ def fault_of(needs: Resources, defaults: Defaults) -> Optional[tuple[str, str]]:
             "directives",
             "PBS takes none; queue, account, project, filesystems and constraint have keys of their own",
         )
-    if needs.constraint is not None and not _CONSTRAINT.match(needs.constraint):
-        return "constraint", "resources of a chunk are needed, such as gputype=a100 or system=polaris:tier0=x3"
+    if needs.constraint is not None and not CHUNK.match(needs.constraint):
+        return "constraint", A_CHUNK
     if needs.gpus_per_node:
         if not (needs.exclusive or defaults.assigns_gpus or defaults.devices):
             return "gpus_per_node", GPUS_NEED_A_WAY

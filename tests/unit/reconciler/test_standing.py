@@ -148,3 +148,10 @@ def test_before_the_first_load_a_successor_is_thought_to_take_a_while() -> None:
 def test_a_plan_is_asked_for_what_stands() -> None:
     want = desired(picture(), OURS, place(), 3, 1)
     assert (want.wanted, want.stand_in, want.warm_s, want.is_left) == (3, 1, 110.0, False)
+
+
+def test_where_a_running_job_has_room_a_start_takes_no_longer_than_a_load() -> None:
+    host = ObservedJob(job(), report(free_cpus=1, free_memory_bytes=100))
+    needs_no_walltime = deployment()
+    assert picture(jobs=[host]).start_s(needs_no_walltime) == 10
+    assert picture().start_s(needs_no_walltime) == 110
