@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from faults.support import Answer, ask
+from faults.support import Answer, ask, started
 from firstkit.states import LIVE_JOB_STATES
 from firstkit.testing.slurm_lab import SlurmCluster, is_available
 from lab import Lab, fake_engine, free_port, wait_for
@@ -66,13 +66,8 @@ def slurm_lab(
     found = {cluster.name: section(cluster, **(sections or {}).get(cluster.name, {})) for cluster in clusters}
     server = {"pilot_listen": f"127.0.0.1:{free_port()}", "max_wait": "60s", **server}
     lab = Lab.make({name: {"deployments": ours} for name, ours in models.items()}, None, found, **server)
-    try:
-        lab.start()
+    with started(lab):
         yield lab
-    except AssertionError as failure:
-        raise AssertionError(f"{failure}\n{lab.logs()}") from failure
-    finally:
-        lab.close()
 
 
 def scheduled(cluster: SlurmCluster) -> list[str]:

@@ -40,6 +40,18 @@ def piloted(engine: dict[str, Any], **scale: int) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
+def started(lab: Lab) -> Iterator[None]:
+    """Start it, and close it in the end; a failure in between tells what was logged."""
+    try:
+        lab.start()
+        yield
+    except AssertionError as failure:
+        raise AssertionError(f"{failure}\n{lab.logs()}") from failure
+    finally:
+        lab.close()
+
+
+@contextlib.contextmanager
 def lab_of(
     models: dict[str, list[dict[str, Any]]], limits: dict[str, int] | None = None, **server: Any
 ) -> Iterator[Lab]:

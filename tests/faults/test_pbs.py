@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from faults.slurm import ENGINE, HOT, Load
-from faults.support import Asking, ask
+from faults.support import Asking, ask, started
 from firstkit.states import LIVE_JOB_STATES
 from firstkit.testing.pbs_lab import PbsLab
 from lab import Lab, environment_of, free_port, wait_for
@@ -52,13 +52,8 @@ def first_on(pbs: PbsLab, engine: dict[str, Any] = ENGINE, **options: Any) -> It
     deployment = {"cluster": "polaris", "engine": engine, "resources": shape, "scale": scale}
     server = {"pilot_listen": f"127.0.0.1:{free_port()}", "max_wait": "60s", **options}
     lab = Lab.make({"m": {"deployments": [deployment]}}, None, {"polaris": section}, **server)
-    try:
-        lab.start()
+    with started(lab):
         yield lab
-    except AssertionError as failure:
-        raise AssertionError(f"{failure}\n{lab.logs()}") from failure
-    finally:
-        lab.close()
 
 
 def living(lab: Lab) -> list[Any]:

@@ -79,19 +79,7 @@ class Memory:
         """Jobs that live or ended within the last day."""
         while self._over and (self._over[0].ended_at or at) < at - DAY:
             self._whose.pop(self._over.popleft().id, None)
-        return [
-            Spent(
-                row.id,
-                self._whose.get(row.id),
-                row.resources.nodes,
-                row.resources.walltime_s,
-                row.created_at,
-                row.started_at,
-                row.ends_at,
-                row.ended_at,
-            )
-            for row in (*self._over, *living)
-        ]
+        return [Spent.of(row, self._whose.get(row.id)) for row in (*self._over, *living)]
 
 
 def new_job(job_id: str, cluster: str, needs: Resources, at: datetime) -> JobRow:

@@ -129,6 +129,12 @@ class Spent:
     ends_at: datetime | None
     ended_at: datetime | None
 
+    @classmethod
+    def of(cls, row: JobRow, deployment: str | None) -> Spent:
+        asked = row.resources
+        times = (row.created_at, row.started_at, row.ends_at, row.ended_at)
+        return cls(row.id, deployment, asked.nodes, asked.walltime_s, *times)
+
 
 Row = TypeVar("Row", JobRow, ReplicaRow)
 

@@ -154,13 +154,4 @@ class PaperBooks(Books):
 
     def _spent(self, row: JobRow) -> Spent:
         whose = [one.deployment for one in self._paper.replicas.values() if one.job_id == row.id]
-        return Spent(
-            row.id,
-            whose[0] if whose else None,
-            row.resources.nodes,
-            row.resources.walltime_s,
-            row.created_at,
-            row.started_at,
-            row.ends_at,
-            row.ended_at,
-        )
+        return Spent.of(row, whose[0] if whose else None)
