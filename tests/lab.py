@@ -35,15 +35,20 @@ from firstkit.store.tables import jobs, replicas, usage
 
 T = TypeVar("T")
 LIMIT_S = 60.0
+BREAK = 4
+"""So many times what a look costs passes until the next: what is waited for needs the processors, too."""
 
 
 def wait_for(what: str, condition: Callable[[], T], limit_s: float = LIMIT_S) -> T:
     """The first true value of ``condition``; fails the test, naming ``what``, after ``limit_s``."""
     deadline = time.monotonic() + limit_s
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"waited {limit_s:g} s in vain: {what}"
-        time.sleep(0.02)
-    return value
+    while True:
+        asked_at = time.monotonic()
+        if value := condition():
+            return value
+        now = time.monotonic()
+        assert now < deadline, f"waited {limit_s:g} s in vain: {what}"
+        time.sleep(max(0.02, BREAK * (now - asked_at)))
 
 
 def free_port() -> int:
@@ -79,6 +84,8 @@ class Lab:
     gateway: subprocess.Popen[bytes] | None = None
     controller: subprocess.Popen[bytes] | None = None
     key: str = ""
+    _runner: asyncio.Runner | None = None
+    _db: Database | None = None
 
     @classmethod
     def make(
@@ -226,10 +233,14 @@ class Lab:
 
     def rows(self, table: Any) -> list[Any]:
         async def read() -> list[Any]:
-            async with self.database() as db, db.begin() as conn:
+            if self._db is None:
+                self._db = await Database.open(self.config.server.database_url)
+            async with self._db.read() as conn:
                 return list((await conn.execute(select(table))).mappings())
 
-        return asyncio.run(read())
+        if self._runner is None:
+            self._runner = asyncio.Runner()
+        return self._runner.run(read())
 
     def usage(self) -> list[Any]:
         return self.rows(usage)
@@ -253,6 +264,10 @@ class Lab:
                 except subprocess.TimeoutExpired:
                     process.kill()
                     process.wait()
+        if self._runner is not None:
+            with self._runner as runner:
+                if self._db is not None:
+                    runner.run(self._db.close())
         asyncio.run(self._cancel_jobs())
         wait_for("all processes of the lab's jobs are gone", lambda: not self.processes())
         shutil.rmtree(self.folder)

@@ -13,7 +13,9 @@ import tempfile
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
+import openai
 import psutil
 import pytest
 
@@ -22,6 +24,7 @@ from firstkit.cli.serving import serving
 from lab import wait_for
 
 FIRST = [str(Path(sys.executable).parent / "first")]
+SAY_HELLO: Any = [{"role": "user", "content": "Say hello."}]
 
 
 class Newcomer:
@@ -144,7 +147,10 @@ def test_a_file_of_ones_own(newcomer: Newcomer) -> None:
     path = newcomer.state_dir / "My Model.gguf"
     path.symlink_to(weights)
     assert "My-Model" in newcomer.types("up", "--model", str(path))
-    assert newcomer.types("chat", "Say hello.").strip()
+    connection = json.loads(newcomer.types("connection", "--json"))
+    with openai.OpenAI(**connection) as client:  # `first chat` has no limit, and so small a model may go on for long
+        answer = client.chat.completions.create(model="My-Model", messages=SAY_HELLO, max_tokens=16)
+    assert answer.choices[0].message.content
 
 
 def _private(state_dir: Path) -> bool:

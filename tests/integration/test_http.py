@@ -79,7 +79,7 @@ def lab(fakes: Fakes) -> Iterator[Lab]:
         models["locked"]["deployments"][0]["engine"].pop("api_key_env")
         for variant in GarbageEngine.variants:
             models[variant] = fakes.add(variant, "GarbageEngine", variant=variant, after=2)
-        lab = Lab.make(models, idle_timeout=1, hold=60)
+        lab = Lab.make(models, idle_timeout=5, hold=60)
         try:
             lab.start()
             yield lab
