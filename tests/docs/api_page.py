@@ -38,7 +38,7 @@ from firstkit.gateway.apis import (
     Api,
     task,
 )
-from firstkit.gateway.app import build_app
+from firstkit.gateway.app import routes
 from firstkit.gateway.call import REFUSED_FIELDS, Asked, Call, Patience, check_body, parse_body
 from firstkit.gateway.request import Account
 from firstkit.gateway.stored import StoredResponses
@@ -231,7 +231,7 @@ def section(api: Api) -> Iterator[str]:
 
 def other_routes() -> Iterator[str]:
     """The text about all routes that no model answers."""
-    document = build_app(cast(Any, None)).openapi()
+    document = routes().openapi()
     hot = {f"{prefix}{path}" for path in (*APIS, "/v1/tasks/{name}") for prefix in ("", "/v1/clusters/{cluster}")}
     hot |= {path.replace("/v1/clusters/{cluster}/v1/", "/v1/clusters/{cluster}/") for path in hot}
     yield OTHERS

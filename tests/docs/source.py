@@ -136,10 +136,10 @@ def _module_name(path: Path) -> str:
 
 def routes() -> dict[str, str]:
     """``METHOD /path`` -> the scope that it needs, or ``open``."""
-    from firstkit.gateway.app import build_app
+    from firstkit.gateway import app
 
     found = {}
-    for route in _flat(build_app(None).routes):  # type: ignore[arg-type]
+    for route in _flat(app.routes().routes):
         path = re.sub(r":\w+}", "}", route.path)
         for method in (route.methods or set()) - {"HEAD", "OPTIONS"}:
             found[f"{method} {path}"] = _scope_of(route)

@@ -136,7 +136,8 @@ class Crowd:
 
 
 @pytest.mark.timeout(300)
-def test_gateway_killed_twenty_times_under_load(database_url: str) -> None:
+@pytest.mark.parametrize("times", [4, pytest.param(20, marks=pytest.mark.long)])
+def test_gateway_killed_again_and_again_under_load(database_url: str, times: int) -> None:
     """No job lost, no twin, every finished request in the ledger exactly once."""
     engine = fake_engine("QuickEngine", tokens=20, token_delay=0.005)
     with running(one_model(engine, scale=HOT), database_url) as lab:
@@ -144,7 +145,7 @@ def test_gateway_killed_twenty_times_under_load(database_url: str) -> None:
         before = {process.pid for process in lab.processes()}
         crowd = Crowd(lab, 6)
         try:
-            for _ in range(20):
+            for _ in range(times):
                 enough = len(crowd.finished) + 4
                 wait_for("requests are answered again", lambda enough=enough: len(crowd.finished) >= enough)
                 lab.kill_gateway()

@@ -12,13 +12,13 @@ from faults.slurm import Load, deployment, only_job, slurm_clusters, slurm_lab
 from firstkit.states import JobState
 from lab import Lab, fake_engine, wait_for
 
-HAND_OVERS = 3
 ENGINE = fake_engine("QuickEngine", tokens=100, token_delay=0.03, load_delay=2)
 """Answers take three seconds."""
 
 
 @pytest.mark.timeout(480)
-def test_three_hand_overs(folder: Path) -> None:
+@pytest.mark.parametrize("hand_overs", [1, pytest.param(3, marks=pytest.mark.long)])
+def test_hand_overs(folder: Path, hand_overs: int) -> None:
     """No request fails; every successor is warm before its predecessor takes no more; one job at a time is left."""
     with slurm_clusters(folder, "alpha") as [alpha]:
         resources = {"walltime": "60s"}
@@ -26,16 +26,16 @@ def test_three_hand_overs(folder: Path) -> None:
         with slurm_lab([alpha], deployments) as lab:
             lab.wait_live()
             with Load(lab, 3) as load:
-                for _ in range(HAND_OVERS):
+                for _ in range(hand_overs):
                     job = only_job(lab, alpha)
                     wait_for("its job is over", lambda job=job: _row(lab, job["id"])["ended_at"], 120)
                     load.wait_for_more()
             assert not load.failures
             ended = sorted((row for row in lab.jobs() if row["ended_at"]), key=lambda row: row["ended_at"])
-            assert len(ended) == HAND_OVERS
+            assert len(ended) == hand_overs
             assert {row["state"] for row in ended} <= {JobState.COMPLETED, JobState.CANCELLED}
             replicas = sorted(lab.replicas(), key=lambda row: row["created_at"])
-            assert len(replicas) == HAND_OVERS + 1
+            assert len(replicas) == hand_overs + 1
             for old, new in itertools.pairwise(replicas):
                 assert new["ready_at"] < old["ended_at"]
 

@@ -18,7 +18,7 @@ from faults.support import Asking, ask, in_flight
 from firstkit.testing.slurm_lab import SlurmCluster
 from lab import Lab, fake_engine, free_port, wait_for
 
-WAYS = pytest.mark.parametrize("way", ["up", "down", "both"])
+WAYS = pytest.mark.parametrize("way", [*(pytest.param(way, marks=pytest.mark.long) for way in ("up", "down")), "both"])
 pytestmark = pytest.mark.timeout(240)
 
 
@@ -138,7 +138,13 @@ def test_past_the_lease(folder: Path, way: str) -> None:
 
 
 @pytest.mark.skipif(NAMESPACE in os.environ, reason="this is what runs inside")
-@pytest.mark.parametrize("test", ["test_for_five_seconds[both]", "test_for_longer_than_streams_wait[short-up]"])
+@pytest.mark.parametrize(
+    "test",
+    [
+        "test_for_five_seconds[both]",
+        pytest.param("test_for_longer_than_streams_wait[short-up]", marks=pytest.mark.long),
+    ],
+)
 def test_with_a_firewall(test: str) -> None:
     """The same where packets are dropped and TCP itself knows nothing of it."""
     # Names of hosts are not looked up where there is no address but that of the loopback.

@@ -114,6 +114,7 @@ def test_a_trial_job_finds_the_cluster_in_order(pbs: PbsLab) -> None:
         wait_for("it has ended", lambda: not pbs.jobs())
 
 
+@pytest.mark.long
 def test_an_idle_model_gives_its_job_back(pbs: PbsLab) -> None:
     with first_on(pbs, scale={**HOT, "hot": 0, "idle_timeout": "1s"}) as lab:
         assert ask(lab).ending == "done"
@@ -134,7 +135,7 @@ def test_jobs_that_share_a_host_share_no_gpu(folder: Path) -> None:
 # -- the server of PBS -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("trouble", ["is down", "hangs"])
+@pytest.mark.parametrize("trouble", ["is down", pytest.param("hangs", marks=pytest.mark.long)])
 def test_serving_goes_on_while_the_server(pbs: PbsLab, trouble: str) -> None:
     """Nothing is submitted again, and afterwards all is as before, also with ids that have jumped."""
     with first_on(pbs) as lab:
@@ -186,6 +187,7 @@ def test_an_answer_of_qsub_that_was_lost(pbs: PbsLab) -> None:
         assert len(lab.jobs()) == 1
 
 
+@pytest.mark.long
 def test_an_answer_that_was_lost_where_no_history_is_kept(pbs: PbsLab) -> None:
     pbs.set_history(False)
     pbs.lose_answers()
@@ -211,6 +213,7 @@ def test_a_crash_of_the_server_while_a_job_waits(pbs: PbsLab) -> None:
         assert len(lab.jobs()) == 2
 
 
+@pytest.mark.long
 def test_gateway_and_controller_killed_while_a_job_waits(pbs: PbsLab) -> None:
     blocker = pbs.run("qsub", "-l", "select=2:ncpus=16", "-l", "place=scatter:exclhost", "--", "/bin/sleep", "600")
     with first_on(pbs) as lab:
@@ -228,6 +231,7 @@ def test_gateway_and_controller_killed_while_a_job_waits(pbs: PbsLab) -> None:
 # -- ends --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_qdel_by_somebody_else(pbs: PbsLab) -> None:
     with first_on(pbs) as lab:
         lab.wait_live()
@@ -257,6 +261,7 @@ def test_a_node_that_is_lost_below_a_replica(pbs: PbsLab) -> None:
         assert submitted(pbs) == [job["id"], replacement["id"]]
 
 
+@pytest.mark.long
 def test_a_node_whose_mom_hangs(pbs: PbsLab) -> None:
     """Nobody notices, and nothing is done about it: its replica serves."""
     with first_on(pbs) as lab:
@@ -270,6 +275,7 @@ def test_a_node_whose_mom_hangs(pbs: PbsLab) -> None:
         assert submitted(pbs) == [job["id"]]
 
 
+@pytest.mark.long
 def test_nodes_that_are_taken_offline(pbs: PbsLab) -> None:
     """What runs goes on; what waits says for what."""
     with first_on(pbs, scale={**HOT, "max": 2}) as lab:

@@ -96,7 +96,7 @@ def test_two_nodes_serve_as_one_and_are_given_back_together(folder: Path) -> Non
         wait_for("nothing of it runs any more", lambda: not processes(job["id"]))
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.long), 1])
 def test_a_rank_that_is_killed_takes_the_replica_with_it_and_another_comes(folder: Path, rank: int) -> None:
     with spread(folder, 2) as (alpha, lab):
         job = only_job(lab, alpha)
@@ -105,6 +105,7 @@ def test_a_rank_that_is_killed_takes_the_replica_with_it_and_another_comes(folde
         replaced(lab, alpha, job["id"])
 
 
+@pytest.mark.long
 def test_a_rank_whose_keeper_is_killed(folder: Path) -> None:
     """Its engine dies with it, and so it is known which it was though it left no word."""
     with spread(folder, 2) as (alpha, lab):
@@ -126,6 +127,7 @@ def test_a_node_that_is_lost_below_the_second_rank(folder: Path) -> None:
         assert alpha.run("squeue", "-h", "-o", "%N", f"--name={job['id']}") == "alpha-n[1,3]"
 
 
+@pytest.mark.long
 def test_a_node_that_is_lost_below_the_pilot(folder: Path) -> None:
     """The rank that is left ends: its engine has lost the first."""
     with spread(folder, 3) as (alpha, lab):

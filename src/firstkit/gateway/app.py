@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import copy
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.docs import get_swagger_ui_html
+from starlette.datastructures import State
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
 
@@ -36,6 +39,7 @@ from firstkit.gateway import (
 from firstkit.gateway.acts import note_denial
 from firstkit.gateway.guard import error_head_and_body
 from firstkit.gateway.identity import needs
+from firstkit.gateway.logins import Logins
 from firstkit.gateway.paths import spoken_at
 from firstkit.gateway.state import Gateway
 
@@ -46,7 +50,16 @@ _DESCRIPTION = (
 
 
 def build_app(gateway: Gateway) -> FastAPI:
-    """The application of one gateway, without its middleware."""
+    """The application of one gateway, without its middleware. Raises ConfigError for a secret of a login that cannot be
+    read."""
+    app = copy(routes())
+    app.state = State({"gateway": gateway, "logins": Logins(gateway)})
+    return app
+
+
+@cache
+def routes() -> FastAPI:
+    """All routes, with no gateway behind them: they are made once, which takes longer than many requests."""
     app = FastAPI(
         title="FIRST",
         version=__version__,
@@ -57,15 +70,14 @@ def build_app(gateway: Gateway) -> FastAPI:
         telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False},
     )
     app.router.redirect_slashes = False
-    app.state.gateway = gateway
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(Exception, _fault)
-    for routes in (openai, responses, requests, federation, estimate, me, projects, queue, usage, budgets, login):
-        routes.install(app)
-    for routes in (admin, accounts, users, audited, older):
-        routes.install(app)
+    for some in (openai, responses, requests, federation, estimate, me, projects, queue, usage, budgets, login):
+        some.install(app)
+    for some in (admin, accounts, users, audited, older):
+        some.install(app)
     _install_docs(app)
     return app
 

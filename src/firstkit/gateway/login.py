@@ -23,10 +23,8 @@ router = APIRouter(prefix="/auth", tags=["login"])
 
 
 def install(app: FastAPI) -> None:
-    """Add the routes to ``app``. Raises ConfigError for a secret that cannot be read."""
+    """Add the routes to ``app``."""
     app.include_router(router)
-    if app.state.gateway is not None:  # without one the routes are only listed
-        app.state.logins = Logins(app.state.gateway)
 
 
 @router.get("/methods", openapi_extra=OPEN)

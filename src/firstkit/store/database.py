@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
+import sqlite3
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -152,8 +153,10 @@ class Database:
             await self._start(conn)
         except OSError as exc:  # asyncpg's own errors come as DBAPIError, those of the socket as they are
             raise StoreUnavailable("The database cannot be reached.") from exc
-        async with aclosing(conn):
+        try:
             yield conn
+        finally:
+            await _to_its_end(conn.close())
 
     async def _start(self, conn: AsyncConnection) -> None:
         """Take a connection. One of SQLite is opened to its end also for a caller that is cancelled meanwhile, because
@@ -161,12 +164,10 @@ class Database:
         if self._writers is None:
             await conn.start()
             return
-        starting = asyncio.ensure_future(conn.start())
         try:
-            await asyncio.shield(starting)
+            await _to_its_end(conn.start())
         except asyncio.CancelledError:
-            await asyncio.wait([starting])
-            if starting.exception() is None:
+            if conn.sync_connection is not None:
                 await conn.close()
             raise
 
@@ -182,6 +183,28 @@ class Database:
             yield
         finally:
             self._writers.release()
+
+
+class _SQLiteConnection(sqlite3.Connection):
+    """Rolls back before it closes. Otherwise the transaction of a caller who was cancelled would keep its lock for as
+    long as anybody held one of its statements, be it in a traceback."""
+
+    def close(self) -> None:
+        with suppress(sqlite3.Error):
+            self.rollback()
+        super().close()
+
+
+async def _to_its_end(work: Coroutine[Any, Any, Any]) -> None:
+    """Do all of it also for a caller who is cancelled meanwhile, and who hears of that afterwards."""
+    doing = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(doing)
+    except asyncio.CancelledError:
+        await asyncio.wait([doing])
+        if not doing.cancelled():
+            doing.exception()  # is nobody's any more
+        raise
 
 
 @contextmanager
@@ -226,7 +249,8 @@ def _sqlite_engine(url: URL) -> AsyncEngine:
         pool_size=4,
         max_overflow=4,
         pool_timeout=WAIT_S,
-        connect_args={"timeout": WAIT_S, "isolation_level": None},  # no BEGIN by the driver: we say which
+        # No BEGIN by the driver: we say which.
+        connect_args={"timeout": WAIT_S, "isolation_level": None, "factory": _SQLiteConnection},
     )
     event.listen(engine.sync_engine, "connect", _set_up_sqlite)
     event.listen(engine.sync_engine, "begin", _begin_sqlite)

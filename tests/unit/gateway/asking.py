@@ -5,15 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from functools import cache
 from itertools import count
-from typing import Any, cast
-
-from fastapi import FastAPI
+from typing import Any
 
 from firstkit.gateway.app import build_app
 from firstkit.gateway.identity import Identify, local_admin
-from firstkit.gateway.logins import Logins
 from firstkit.gateway.state import Gateway
 from firstkit.ids import new_secret
 from firstkit.store.budgets import NewBudget, set_budget
@@ -60,8 +56,7 @@ class Asking:
 
     def __init__(self, gateway: Gateway) -> None:
         self.gateway = gateway
-        app = _application()
-        app.state.gateway, app.state.logins = gateway, Logins(gateway)
+        app = build_app(gateway)
         self.public = Port(gateway, app=Identify(app, gateway.identify, denied=gateway.denied))
         self.socket = Port(gateway, app=Identify(app, local_admin, denied=gateway.denied), is_admin=True)
 
@@ -124,13 +119,6 @@ class Asking:
             async with self.gateway.db.begin() as conn:
                 await add_key(conn, _new("key"), user, token=token, scopes=("inference",))
         return token[:18]
-
-
-@cache
-def _application() -> FastAPI:
-    """That of the gateways of all tests, one after another: routes are made when the first request comes, which takes
-    longer than all requests of a test."""
-    return build_app(cast(Gateway, None))
 
 
 def filled(template: str, who: Resident, whose: str) -> str:

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
 import sqlite3
 import stat
 import subprocess
 import sys
+from itertools import count
 from pathlib import Path
 from typing import cast
 from urllib.parse import urlsplit
@@ -16,7 +18,7 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import JSON, CheckConstraint, Column, Connection, func, insert, inspect, select, text
+from sqlalchemy import JSON, CheckConstraint, Column, Connection, delete, func, insert, inspect, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.pool import QueuePool
 
@@ -61,15 +63,36 @@ async def test_whoever_leaves_while_a_connection_is_opened_leaves_it_to_the_othe
     for turns in range(1, 6):
         await db._engine.dispose()
         pool = cast(QueuePool, db._engine.sync_engine.pool)
-        count = asyncio.ensure_future(_count(db))
+        counting = asyncio.ensure_future(_count(db))
         for _ in range(turns):
             await asyncio.sleep(0)
-        count.cancel()
-        await asyncio.wait([count])
-        assert count.cancelled()
+        counting.cancel()
+        await asyncio.wait([counting])
+        assert counting.cancelled()
         assert (pool.checkedin(), pool.checkedout()) == (1, 0), turns
     assert await _count(db) == 0
     await db.close()
+
+
+async def test_a_writer_who_is_cancelled_keeps_no_lock(db: Database, caplog: pytest.LogCaptureFixture) -> None:
+    """Whenever it happens, and though somebody keeps the error, and by its traceback all that was in use."""
+
+    async def write() -> None:
+        for number in count():
+            async with db.begin() as conn:
+                await conn.execute(insert(projects), [_project(f"{number}-{row}") for row in range(3)])
+
+    left, chance = [], random.Random(1)
+    for _ in range(60):
+        writing = asyncio.ensure_future(write())
+        await asyncio.sleep(chance.random() / 50)
+        writing.cancel()
+        left.append(writing)
+        await asyncio.wait([writing])
+        async with db.begin() as conn:
+            await conn.execute(delete(projects))
+    assert all(writing.cancelled() for writing in left)
+    assert not caplog.records
 
 
 async def test_it_is_closed_after_the_transactions_that_are_under_way(db: Database) -> None:
