@@ -232,7 +232,7 @@ def test_draining_a_cluster_moves_its_work_first(clusters: list[SlurmCluster]) -
     deployments = [deployment(alpha, scale=HOT), deployment(beta, scale={**HOT, "hot": 0})]
     with slurm_lab(clusters, deployments) as lab:
         lab.wait_live()
-        assert ready_on(lab, alpha)
+        wait_for("alpha serves", lambda: ready_on(lab, alpha))
         with Load(lab) as load:
             load.wait_for_more()
             _first(lab, "cluster", "drain", "alpha", "--message", "new cooling")
