@@ -74,10 +74,10 @@ def routes() -> FastAPI:
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(Exception, _fault)
-    for some in (openai, responses, requests, federation, estimate, me, projects, queue, usage, budgets, login):
-        some.install(app)
-    for some in (admin, accounts, users, audited, older):
-        some.install(app)
+    for part in (openai, responses, requests, federation, estimate, me, projects, queue, usage, budgets, login):
+        part.install(app)
+    for part in (admin, accounts, users, audited, older):
+        part.install(app)
     _install_docs(app)
     return app
 
