@@ -35,7 +35,7 @@ from firstkit.store.tables import jobs, replicas, usage
 
 T = TypeVar("T")
 LIMIT_S = 60.0
-BREAK = 4
+BREAK, LONGEST_BREAK_S = 4, 0.5
 """So many times what a look costs passes until the next: what is waited for needs the processors, too."""
 
 
@@ -48,7 +48,7 @@ def wait_for(what: str, condition: Callable[[], T], limit_s: float = LIMIT_S) ->
             return value
         now = time.monotonic()
         assert now < deadline, f"waited {limit_s:g} s in vain: {what}"
-        time.sleep(max(0.02, BREAK * (now - asked_at)))
+        time.sleep(min(max(0.02, BREAK * (now - asked_at)), LONGEST_BREAK_S))
 
 
 def free_port() -> int:
