@@ -18,7 +18,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-MODULES = ("__init__", "states", "errors", "ids", "clock", "wire")
+MODULES = ("__init__", "states", "errors", "ids", "clock", "wire", "heap")
 GATEWAY_ONLY = ("bodies.py", "entrance.py", "gateway_end.py", "private_ca.py")
 PACKAGES = ("engines", "schedulers", "onsite")
 MAIN = b"import sys\nfrom firstkit.onsite.__main__ import main\nsys.exit(main())\n"

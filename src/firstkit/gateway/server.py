@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import functools
 import gc
 import logging
@@ -41,6 +40,7 @@ from firstkit.gateway.relay import Relay
 from firstkit.gateway.state import Gateway, external_route, names
 from firstkit.gateway.stored import StoredResponses
 from firstkit.gateway.waiting import WaitingRoom
+from firstkit.heap import bound_heap
 from firstkit.locks import hold
 from firstkit.process import private_ca
 from firstkit.routing.table import RoutingTable
@@ -56,10 +56,6 @@ ACCEPTED_PER_TURN = 16
 thousand streams a turn may last 50 ms."""
 COLLECT_EVERY = 20_000
 """Objects made and not freed until the collector looks for circles among them."""
-KEPT_BYTES = 8 * 1024 * 1024
-"""Freed memory that is kept for the next body. Asking the system for it anew costs seven times a copy of the body."""
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-"""See mallopt(3)."""
 
 
 class Server(uvicorn.Server):
@@ -307,10 +303,7 @@ def _settle_memory() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(COLLECT_EVERY, 20, 50)
-    with contextlib.suppress(AttributeError, OSError):  # another C library than glibc has no mallopt, and no need of it
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_THRESHOLD, KEPT_BYTES)
-        libc.mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)
+    bound_heap()
 
 
 async def _measure_lag() -> None:

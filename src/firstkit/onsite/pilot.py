@@ -18,6 +18,7 @@ from typing import Any, Optional
 from firstkit.clock import monotonic
 from firstkit.engines.engine import ReplicaSpec
 from firstkit.errors import CallFailed
+from firstkit.heap import bound_heap
 from firstkit.links.messages import (
     END_MARGIN_S,
     Call,
@@ -228,6 +229,7 @@ def main(argv: Sequence[str]) -> int:
         logger.error("this job cannot be served: %s", exc, extra={"action": "pilot_refused"})  # noqa: TRY400
         return 2
     os.umask(0o077)
+    bound_heap()
     loop = _new_loop()
     try:
         loop.run_until_complete(_serve(spec, os.environ))
