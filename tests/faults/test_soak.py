@@ -32,7 +32,7 @@ LOAD_S, PAUSE_S = 10.0, 2.0
 WARM_UP = 0.25
 """Share of the samples that are not looked at: caches fill, the allocator finds its size."""
 MOST_GROWN = {"gateway": 2 * 2**20, "pilot": 8 * 2**20}
-"""Bytes: some 70 and 500 of each request. The heap of a pilot differs by nearly as much from one pause to the next,
+"""Bytes: some 70 and 500 for each request. The heap of a pilot differs by nearly as much from one pause to the next,
 because its allocator gives large pieces back when it likes."""
 LONG_S = 300.0
 """In less time memory says nothing: the allocator gives back when it likes."""
