@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Optional
 
-from firstkit.schedulers.hosts import Host, sum_of
+from firstkit.schedulers.hosts import Host, joined, sum_of
 from firstkit.schedulers.pbs_layouts import Attributes, parse_records
 from firstkit.schedulers.scheduler import Capacity, Resources
 
@@ -53,7 +53,7 @@ def hosts_of(vnodes: Iterable[Vnode]) -> list[Host]:
     by_host: dict[str, list[Vnode]] = {}
     for vnode in vnodes:
         by_host.setdefault(vnode.host, []).append(vnode)
-    hosts = [_host(parts) for parts in by_host.values()]
+    hosts = [joined(parts) for parts in by_host.values()]
     return [host for host in hosts if host.cpus]
 
 
@@ -129,15 +129,3 @@ def _has(vnode: Vnode, name: str, value: str) -> bool:
     if there.isascii() and there.isdigit() and value.isascii() and value.isdigit():
         return len(there) < 19 and len(value) < 19 and int(there) >= int(value)
     return value.lower() in (part.strip().lower() for part in there.split(","))
-
-
-def _host(parts: list[Vnode]) -> Host:
-    return Host(
-        is_free=all(part.is_free for part in parts),
-        cpus=sum(part.cpus for part in parts),
-        free_cpus=sum(part.free_cpus for part in parts),
-        gpus=sum(part.gpus for part in parts),
-        free_gpus=sum(part.free_gpus for part in parts),
-        memory_bytes=sum(part.memory_bytes for part in parts),
-        free_memory_bytes=sum(part.free_memory_bytes for part in parts),
-    )
