@@ -583,10 +583,10 @@ async def test_what_waits_its_turn_is_not_read_further(served: Served) -> None:
 async def test_many_at_once(served: Served) -> None:
     """As many as fit into one read; none of their answers may need those before it to have returned."""
     visit = served.connect()
-    visit.say(request() + 300 * request(body=b"{"))
+    visit.say(request() + 1000 * request(body=b"{"))
     served.replica.last.answer()
-    answers = await visit.answered(301)
-    assert codes(answers) == [200, *["invalid_json"] * 300]
+    answers = await visit.answered(1001)
+    assert codes(answers) == [200, *["invalid_json"] * 1000]
 
 
 async def test_the_last_request_of_a_connection(served: Served) -> None:
