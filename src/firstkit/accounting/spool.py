@@ -1,13 +1,15 @@
 """The spool: one line appended to a file for each request that was opened or ended, before its answer is complete.
 
-A line is one ``write`` to an O_APPEND file, so that a gateway that is killed loses none; it is not synced to the disk,
-so that a host that loses power may lose those of the last seconds. Files are called ``usage-<n>.jsonl``. One gateway
+Lines go to an O_APPEND file by ``write``, those of one turn of the loop by one, so that a gateway that is killed loses
+none that anybody acted on; it is not synced to the disk, so that a host that loses power may lose those of the last
+seconds. Files are called ``usage-<n>.jsonl``. One gateway
 owns the folder and writes to the newest, which holds a line for every request that is open; the others are full, and
 whoever has loaded one (``ledger``) removes it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import fcntl
@@ -105,6 +107,8 @@ class UsageEntry(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", ta
 
 
 Entry = OpenEntry | UsageEntry
+Then = Callable[[StoreUnavailable | None], None]
+"""Called when a line is written, or refused; may not raise."""
 OPENED = b'{"kind":"open",'
 """How the line of an OpenEntry begins."""
 ENDED = b'{"kind":"usage","request_id":'
@@ -134,6 +138,10 @@ class Spool:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._unwritten: list[bytes] = []
+        self._begun: list[tuple[str, bytes, Then]] = []
+        self._heard: list[Then] = []
+        """Of lines of requests that ended in this turn of the loop."""
+        self._is_commit_due = False
         self._is_torn = False
         self.has_usage = False
         """Whether the newest file holds a line for the ledger."""
@@ -154,9 +162,7 @@ class Spool:
     def opened(self, entry: OpenEntry) -> None:
         """Note that work on a request begins; raises StoreUnavailable, and then it must not begin."""
         line = _encoder.encode(entry) + b"\n"
-        if self._unwritten:
-            self.flush()
-        self._write(line)
+        self._write_all([line])
         self._open[entry.request_id] = line
 
     def ended(self, entry: UsageEntry) -> None:
@@ -165,10 +171,46 @@ class Spool:
         When the disk refuses, StoreUnavailable is raised, and the line is kept and written before any later one:
         the caller need not, and must not, hand it in again.
         """
+        self._take(entry)
+        self.flush()
+
+    def _take(self, entry: UsageEntry) -> None:
         self._unwritten.append(_encoder.encode(entry) + b"\n")
         self._open.pop(entry.request_id, None)
         self.on_ended(entry)
-        self.flush()
+
+    def begin(self, entry: OpenEntry, then: Then) -> None:
+        """As ``opened``, together with all other lines of this turn of the loop: work may begin with ``then``."""
+        self._begun.append((entry.request_id, _encoder.encode(entry) + b"\n", then))
+        self._commit_soon()
+
+    def end(self, entry: UsageEntry, then: Then) -> None:
+        """As ``ended``, together with all other lines of this turn of the loop."""
+        self._take(entry)
+        self._heard.append(then)
+        self._commit_soon()
+
+    def _commit_soon(self) -> None:
+        if not self._is_commit_due:
+            self._is_commit_due = True
+            asyncio.get_running_loop().call_soon(self._commit)
+
+    def _commit(self) -> None:
+        """Write what came in this turn: one ``write`` costs as much as a fifth of a small request."""
+        self._is_commit_due = False
+        begun, self._begun = self._begun, []
+        heard, self._heard = self._heard, []
+        refusal: StoreUnavailable | None = None
+        try:
+            self._write_all([line for _, line, _ in begun])
+        except StoreUnavailable as error:
+            refusal = error
+        else:
+            self._open.update((request_id, line) for request_id, line, _ in begun)
+        for then in heard:
+            then(refusal)
+        for _, _, then in begun:
+            then(refusal)
 
     def find(self, request_id: str) -> Entry | None:
         """The entry of a request that is open, or of one that ended and is not written yet."""
@@ -188,10 +230,14 @@ class Spool:
 
     def flush(self) -> None:
         """Write what the disk refused before; raises StoreUnavailable when it still refuses."""
-        while self._unwritten:
-            self._write(self._unwritten[0])
-            del self._unwritten[0]
-            self.has_usage = True
+        self._write_all([])
+
+    def _write_all(self, begun: list[bytes]) -> None:
+        """Write all lines that wait, then those that ``begun``; raises StoreUnavailable, and then none is."""
+        if lines := self._unwritten + begun:
+            self._write(b"".join(lines))
+            self.has_usage = self.has_usage or bool(self._unwritten)
+            self._unwritten.clear()
 
     def turn_over(self) -> None:
         """Make all that is for the ledger part of full files, unless many wait already to be loaded. Raises
@@ -229,13 +275,13 @@ class Spool:
         self._number += 1
         return descriptor
 
-    def _write(self, line: bytes) -> None:
-        """One write; a part of a line that was written is cut off again, or else ended by the next line."""
+    def _write(self, lines: bytes) -> None:
+        """One write; a part that was written is cut off again, or else its last line ended by the next one."""
         if self._is_torn:
-            line = b"\n" + line
+            lines = b"\n" + lines
         self._is_torn = True
         try:
-            _write_whole(self._descriptor, line)
+            _write_whole(self._descriptor, lines)
         except OSError as error:
             raise _refusal(error) from error
         self._is_torn = False

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 from firstkit.accounting.spool import Spool
 from firstkit.clock import monotonic
@@ -23,10 +23,11 @@ from firstkit.gateway.request import Account
 from firstkit.gateway.stored import StoredResponses
 from firstkit.gateway.turn import ClientGone, silence_left, turn
 from firstkit.gateway.waiting import Ticket, WaitingRoom
-from firstkit.links.messages import Head, Outcome, Tail, Usage
+from firstkit.links.messages import Head, Open, Outcome, Tail
 from firstkit.metrics import REQUESTS, SPOOL_FAILURES
 from firstkit.routing.table import Route
 
+T = TypeVar("T")
 logger = logging.getLogger("firstkit.gateway")
 KEEPALIVE_EVERY_S = 15.0
 HELD_BYTES = 128 * 1024
@@ -49,7 +50,7 @@ class Relay:
 
     def serve(self, call: Call, client: Client) -> None:
         """Answer ``call`` to ``client``, whatever happens on the way; ``call.owner.over`` comes last. Returns at once;
-        raises ApiError when no work was given out and nothing was written."""
+        raises ApiError when no work will be given out and nothing was written."""
         Passage(self, call, client).begin()
 
     def do(self, work: Coroutine[Any, Any, None]) -> None:
@@ -66,8 +67,8 @@ class Passage:
     """
 
     __slots__ = (
-        "_answering", "_arrived", "_call", "_client", "_events", "_fault", "_head", "_held_bytes",
-        "_is_passed_on", "_is_second", "_parts", "_queue_s", "_relay", "_relayed", "_route", "_speaking",
+        "_answering", "_arrived", "_call", "_client", "_events", "_fault", "_head", "_held_bytes", "_is_passed_on",
+        "_is_second", "_parts", "_queue_s", "_relay", "_relayed", "_request", "_route", "_speaking", "_tail",
     )  # fmt: skip
 
     def __init__(self, relay: Relay, call: Call, client: Client) -> None:
@@ -77,6 +78,8 @@ class Passage:
         self._arrived = monotonic()
         self._queue_s = 0.0
         self._route: Route
+        self._request: tuple[Open, bytes]
+        self._tail: Tail
         self._is_second = False
         self._answering: Answering | None = None
         self._fault: ApiError | None = None
@@ -143,32 +146,53 @@ class Passage:
         self._client.was_quiet = True
         self._speaking = asyncio.get_running_loop().call_later(KEEPALIVE_EVERY_S, self._speak)
 
+    def _quieten(self) -> None:
+        if self._speaking is not None:
+            self._speaking.cancel()
+
     # -- at a replica ------------------------------------------------------------------------------------------
 
     def _attempt(self, route: Route) -> None:
-        """Send the request to ``route``. Raises StoreUnavailable when nobody can note that, InvalidRequest for what
-        cannot be said to this replica; then it is not sent, and nothing has changed."""
-        call = self._call
+        """Send the request to ``route``, as soon as it is noted. Raises InvalidRequest for what cannot be said to this
+        replica; then it is not sent, and nothing has changed."""
+        call, account = self._call, self._call.account
         try:
-            opening, body, answering = call.attempt(route)
-            if not call.account.is_open:
+            opening, body, self._answering = call.attempt(route)
+            self._route, self._request = route, (opening, body)
+            self._client.where = route.where
+            self._head = self._fault = None
+            self._parts.clear()
+            self._held_bytes = self._relayed = 0
+            if call.stream:
+                silence_s = silence_left(call, self._client, self._arrived, KEEPALIVE_EVERY_S)
+                self._speaking = asyncio.get_running_loop().call_later(silence_s, self._speak)
+            if account.is_open:
+                self._send(None)
+            else:
                 self._queue_s = monotonic() - self._arrived
-                call.account.open(self._relay.spool)
+                account.open(self._relay.spool, self._noted)
         except Exception:
+            self._quieten()
             self._relay.room.give_back(route, wish=call.wish)
             if not self._is_second:
                 self._relay.room.used(call.model, call.claim, 0)
             raise
-        self._route, self._answering = route, answering
-        self._client.where = route.where
-        self._head = self._fault = None
-        self._parts.clear()
-        self._held_bytes = self._relayed = 0
-        if call.stream:
-            silence_s = silence_left(call, self._client, self._arrived, KEEPALIVE_EVERY_S)
-            self._speaking = asyncio.get_running_loop().call_later(silence_s, self._speak)
-        REQUESTS.bytes_up += len(body)
-        self._client.listen_to(route.upstream.open(opening, body, self))
+
+    def _noted(self, refusal: StoreUnavailable | None) -> None:
+        self._safely(self._send, refusal)
+
+    def _send(self, refusal: StoreUnavailable | None) -> None:
+        """Give the work out, unless nobody can note that."""
+        opening, body = self._request
+        del self._request
+        if refusal is None:
+            REQUESTS.bytes_up += len(body)
+            self._client.listen_to(self._route.upstream.open(opening, body, self))
+        else:
+            self._quieten()
+            self._relay.room.give_back(self._route, wish=self._call.wish)
+            self._client.fail(refusal)
+            self._over()
 
     def on_head(self, head: Head) -> None:
         self._head = head
@@ -183,9 +207,13 @@ class Passage:
             self._client.write(data)
 
     def on_tail(self, tail: Tail) -> None:
-        """The one broad ``except`` of the relay: what reaches it is a fault of ours, and a sink may not raise."""
+        self._safely(self._ended, tail)
+
+    def _safely(self, step: Callable[[T], None], what: T) -> None:
+        """The one broad ``except`` of the relay: what reaches it is a fault of ours, and who calls here cannot have
+        it."""
         try:
-            self._ended(tail)
+            step(what)
         except Exception:
             logger.exception("a request failed for a reason of ours", extra={"action": "internal_error"})
             self._client.fail(ApiError())
@@ -238,8 +266,7 @@ class Passage:
 
     def _ended(self, tail: Tail) -> None:
         room, route = self._relay.room, self._route
-        if self._speaking is not None:
-            self._speaking.cancel()
+        self._quieten()
         if self._fault is not None and not self._client.is_gone:
             tail.outcome, tail.error = Outcome.FAILED, self._fault.message
         REQUESTS.bytes_down += self._relayed
@@ -250,7 +277,32 @@ class Passage:
             other = room.take_another(self._call.model, route, self._call.wish)
             if other is not None and self._try(other):
                 return
-        tail.usage = self._settle(tail)
+        self._tail = tail
+        self._settle(tail)
+
+    def _settle(self, tail: Tail) -> None:
+        """Write the usage line; then the answer may end."""
+        account = self._call.account
+        account.close(
+            self._relay.spool,
+            self._settled,
+            with_usage(tail, account.prompt_bytes, self._events),
+            route=self._route,
+            queue_s=self._queue_s,
+            relayed=self._relayed,
+        )
+        tail.usage = account.usage
+
+    def _settled(self, refusal: StoreUnavailable | None) -> None:
+        """A disk that refuses now has the line kept in memory and written as soon as it can."""
+        if refusal is not None:
+            SPOOL_FAILURES.inc()
+            logger.error(
+                "the usage spool cannot be written; usage is kept in memory: %s", refusal, extra={"action": "spool"}
+            )
+        self._safely(self._finish, self._tail)
+
+    def _finish(self, tail: Tail) -> None:
         if self._call.keeps and tail.outcome is Outcome.COMPLETE:
             self._relay.do(self._keep(tail))
             return
@@ -295,23 +347,6 @@ class Passage:
         except ApiError:
             return False
         return True
-
-    def _settle(self, tail: Tail) -> Usage | None:
-        """Write the usage line; returns what was accounted. A disk that refuses now has the line kept in memory and
-        written as soon as it can."""
-        account = self._call.account
-        try:
-            return account.close(
-                self._relay.spool,
-                with_usage(tail, account.prompt_bytes, self._events),
-                route=self._route,
-                queue_s=self._queue_s,
-                relayed=self._relayed,
-            )
-        except StoreUnavailable:
-            SPOOL_FAILURES.inc()
-            logger.exception("the usage spool cannot be written; usage is kept in memory", extra={"action": "spool"})
-        return account.usage
 
     def _end(self, tail: Tail) -> None:
         client = self._client

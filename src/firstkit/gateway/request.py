@@ -12,7 +12,7 @@ from datetime import datetime
 
 from firstkit import metrics
 from firstkit.accounting.ledger import plausible
-from firstkit.accounting.spool import OpenEntry, Spool, UsageEntry
+from firstkit.accounting.spool import OpenEntry, Spool, Then, UsageEntry
 from firstkit.auth.permissions import Identity, Scope, require
 from firstkit.clock import now
 from firstkit.errors import (
@@ -162,9 +162,10 @@ class Account:
     usage: Usage | None = None
     """What was accounted."""
 
-    def open(self, spool: Spool) -> None:
-        """Note that work is about to be given out; raises StoreUnavailable, and then it must not be."""
-        spool.opened(
+    def open(self, spool: Spool, then: Then) -> None:
+        """Note that work is about to be given out: with ``then``, unless that is told of a refusal."""
+        self.is_open = True
+        spool.begin(
             OpenEntry(
                 request_id=self.request_id,
                 at=self.at,
@@ -174,19 +175,19 @@ class Account:
                 model=self.model,
                 endpoint=self.endpoint,
                 prompt_bytes=self.prompt_bytes,
-            )
+            ),
+            then,
         )
-        self.is_open = True
 
-    def close(self, spool: Spool, tail: Tail, *, route: Route, queue_s: float, relayed: int) -> Usage:
-        """Write the usage line; returns the usage that was written."""
+    def close(self, spool: Spool, then: Then, tail: Tail, *, route: Route, queue_s: float, relayed: int) -> None:
+        """Write the usage line; ``usage`` is known at once."""
         claimed = tail.usage or Usage(0, 0)
         usage = plausible(claimed, relayed)
         if usage != claimed:
             metrics.DISPUTED.labels(self.model).inc()
         self.is_open = False
         self.usage = usage
-        spool.ended(
+        spool.end(
             UsageEntry(
                 request_id=self.request_id,
                 at=self.at,
@@ -206,10 +207,10 @@ class Account:
                 duration_s=tail.duration_s,
                 engine=route.engine,
                 revision=route.revision,
-            )
+            ),
+            then,
         )
         self._observe(tail, usage, queue_s)
-        return usage
 
     def _observe(self, tail: Tail, usage: Usage, queue_s: float) -> None:
         series = metrics.REQUESTS.of_model(self.model)

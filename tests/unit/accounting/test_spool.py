@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+import errno
 import stat
 import subprocess
 import sys
@@ -129,6 +131,71 @@ def test_a_line_that_the_disk_refuses_comes_later(
 
 def _refuse(*_: Any) -> None:
     raise OSError(5, "Input/output error")
+
+
+# -- the lines of one turn of the loop -------------------------------------------------------------------------------
+
+
+async def test_the_lines_of_a_turn_are_one_write_and_nobody_goes_on_before_it(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writes: list[bytes] = []
+    write = module._write_whole
+
+    def noting(descriptor: int, data: bytes) -> None:
+        writes.append(data)
+        write(descriptor, data)
+
+    spool.opened(open_entry("a"))
+    monkeypatch.setattr(module, "_write_whole", noting)
+    told: list[tuple[str, int]] = []
+    spool.begin(open_entry("b"), lambda _: told.append(("b", len(spool))))
+    spool.end(usage_entry("a"), lambda _: told.append(("a", len(spool))))
+    spool.begin(open_entry("c"), lambda _: told.append(("c", len(spool))))
+    assert (told, writes) == ([], [])
+    await asyncio.sleep(0)
+    assert len(writes) == 1
+    assert told == [("a", 2), ("b", 2), ("c", 2)], "those that are open now are b and c"
+    assert _entries(spool) == [open_entry("a"), usage_entry("a"), open_entry("b"), open_entry("c")]
+    assert spool.has_usage
+
+
+async def test_a_turn_that_the_disk_refuses_lets_nothing_begin_and_loses_no_end(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool.opened(open_entry("a"))
+    told: list[tuple[str, bool]] = []
+    with monkeypatch.context() as full:
+        full.setattr(module, "_write_whole", _no_space)
+        spool.begin(open_entry("b"), lambda refusal: told.append(("b", refusal is None)))
+        spool.end(usage_entry("a"), lambda refusal: told.append(("a", refusal is None)))
+        await asyncio.sleep(0)
+    assert told == [("a", False), ("b", False)]
+    assert len(spool) == 0
+    spool.begin(open_entry("c"), lambda refusal: told.append(("c", refusal is None)))
+    await asyncio.sleep(0)
+    assert told[2:] == [("c", True)]
+    assert _entries(spool)[1:] == [usage_entry("a"), open_entry("c")], "what ended comes before what begins"
+
+
+async def test_a_turn_that_ends_in_another_file_loses_nothing_and_has_nothing_twice(spool: Spool) -> None:
+    told: list[str] = []
+    spool.opened(open_entry("a"))
+    spool.begin(open_entry("b"), lambda _: told.append("b"))
+    spool.end(usage_entry("a"), lambda _: told.append("a"))
+    spool.turn_over()
+    await asyncio.sleep(0)
+    assert told == ["a", "b"]
+    [full] = full_segments(spool.folder)
+    assert [read_line(line) for line in lines_of(full)] == [open_entry("a"), usage_entry("a")]
+    assert _entries(spool)[2:] == [open_entry("b")]
+    spool.end(usage_entry("b"), lambda _: told.append("end of b"))
+    await asyncio.sleep(0)
+    assert (told[2:], len(spool)) == (["end of b"], 0)
+
+
+def _no_space(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "no space")
 
 
 def test_a_rotation_that_the_disk_refuses_changes_nothing(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:

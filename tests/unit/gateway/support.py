@@ -65,6 +65,13 @@ models:
 """
 
 
+class PromptSpool(Spool):
+    """Writes each line when it comes, so that what follows from it need not be waited for."""
+
+    def _commit_soon(self) -> None:
+        self._commit()
+
+
 # -- answers -----------------------------------------------------------------------------------------------------------
 
 
@@ -258,7 +265,7 @@ def without_database(folder: Path) -> Gateway:
     forecasts = Forecasts(table)
     room = WaitingRoom(table, 4, lambda urgent: None)
     db = cast(Database, None)
-    spool = Spool(folder / "spool")
+    spool = PromptSpool(folder / "spool")
     return Gateway(
         config=config,
         db=db,

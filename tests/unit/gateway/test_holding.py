@@ -151,7 +151,7 @@ async def test_a_fault_of_ours_holds_nothing(folder: Path, monkeypatch: pytest.M
     for part, name in (
         (served.gateway.relay, "serve"),
         (served.gateway.room, "take"),
-        (served.gateway.relay.spool, "opened"),
+        (served.gateway.relay.spool, "begin"),
     ):
         with monkeypatch.context() as patched:
             patched.setattr(part, name, fault)
@@ -162,7 +162,7 @@ async def test_a_fault_of_ours_holds_nothing(folder: Path, monkeypatch: pytest.M
     fill(served)
     visit = one(served)
     await settle()
-    monkeypatch.setattr(served.gateway.relay.spool, "opened", fault)
+    monkeypatch.setattr(served.gateway.relay.spool, "begin", fault)
     replica.in_flight = 0
     served.gateway.table.pools["m"].refresh()
     served.gateway.room.pump("m")

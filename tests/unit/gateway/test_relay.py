@@ -31,7 +31,7 @@ from firstkit.routing.breaker import FAILURES
 from firstkit.routing.retries import MOST_SAVED
 from firstkit.routing.table import Route, RoutingTable
 from firstkit.store.database import Database
-from unit.gateway.support import Answer, route
+from unit.gateway.support import Answer, PromptSpool, route
 from unit.gateway.upstreams import CHUNK, ByHand, settle, until
 from unit.gateway.wires import Wire
 
@@ -72,10 +72,10 @@ class Asked:
 class World:
     """A relay over replicas played by hand, with a real spool."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, spool: type[Spool] = PromptSpool) -> None:
         self.table = RoutingTable({"m": "m"})
         self.room = WaitingRoom(self.table, 2, lambda urgent: None)
-        self.spool = Spool(folder)
+        self.spool = spool(folder)
         self.folder = folder
         self.relay = Relay(self.room, Forecasts(self.table), self.spool, StoredResponses(cast(Database, None), 0.0))
         self.used: list[tuple[str, int]] = []
@@ -118,6 +118,10 @@ class World:
         """The usage lines that were written, of requests that ended."""
         written = b"".join(path.read_bytes() for path in sorted(self.folder.glob("usage-*.jsonl")))
         return [entry for entry in map(json.loads, written.splitlines()) if "outcome" in entry]
+
+    def written(self) -> int:
+        """How many lines there are, of either kind."""
+        return sum(path.read_bytes().count(b"\n") for path in self.folder.glob("usage-*.jsonl"))
 
     @property
     def in_flight(self) -> int:
@@ -699,7 +703,7 @@ def refuse(*_: object) -> None:
 
 @pytest.mark.parametrize("waits", [False, True])
 async def test_disk_that_refuses_lets_no_work_in(world: World, monkeypatch: pytest.MonkeyPatch, waits: bool) -> None:
-    monkeypatch.setattr(world.spool, "opened", refuse)
+    monkeypatch.setattr(world.spool, "_write", refuse)
     replica = None if waits else world.add()
     asked = world.ask()
     if replica is None:
@@ -719,7 +723,7 @@ async def test_a_disk_that_refuses_later_is_no_client_s_trouble(
     replica = world.add()
     asked = world.ask()
     replica.last.stream(CHUNK)
-    monkeypatch.setattr(world.spool, "ended", refuse)
+    monkeypatch.setattr(world.spool, "_write", refuse)
     replica.last.complete()
     assert asked.said == CHUNK + DONE
     assert (asked.overs, asked.usage) == (1, Usage(3, 2)), "it is accounted as soon as it can be"
@@ -735,7 +739,7 @@ async def test_a_fault_of_ours_at_a_request_that_waited_is_told_and_holds_nothin
 
     asked = world.ask()
     await settle()
-    monkeypatch.setattr(world.spool, "opened", fault)
+    monkeypatch.setattr(world.spool, "begin", fault)
     replica = world.add()
     world.room.pump("m")
     await until("it is over", lambda: asked.overs > 0)
@@ -757,7 +761,7 @@ async def test_a_fault_of_ours_at_the_end_is_told_without_its_text(
     asked = world.ask()
     if has_begun:
         replica.last.stream(CHUNK)
-    monkeypatch.setattr(world.spool, "ended", fault)
+    monkeypatch.setattr(world.spool, "end", fault)
     replica.last.complete()
     assert b"canary" not in asked.wire.transport.data
     assert asked.answer.is_whole
@@ -766,6 +770,42 @@ async def test_a_fault_of_ours_at_the_end_is_told_without_its_text(
     assert (asked.overs, world.in_flight) == (1, 0)
     [record] = caplog.records
     assert record.exc_info is not None
+
+
+# -- what is noted first -----------------------------------------------------------------------------------------------
+
+
+async def test_a_replica_is_asked_and_an_answer_ends_after_the_line_that_says_so(tmp_path: Path) -> None:
+    world = World(tmp_path, Spool)
+    replica, asked = world.add(), world.ask()
+    assert (replica.opened, world.written()) == ([], 0)
+    await replica.asked()
+    assert world.written() == 1
+    replica.last.stream(CHUNK)
+    replica.last.complete()
+    assert (asked.said, asked.overs, world.written()) == (CHUNK, 0, 1), "the end waits for its line"
+    await until("the end", lambda: asked.overs > 0)
+    assert (asked.said, world.written()) == (CHUNK + DONE, 2)
+    assert over(world, asked, "complete")["completion_tokens"] == 2
+
+
+async def test_who_hangs_up_before_the_line_is_there_is_accounted_like_any_other(tmp_path: Path) -> None:
+    world = World(tmp_path, Spool)
+    replica, asked = world.add(), world.ask()
+    asked.client.hang_up()
+    await until("the end", lambda: asked.overs > 0)
+    assert [exchange.calls for exchange in replica.opened] == [["cancel"]]
+    over(world, asked, "cancelled")
+
+
+async def test_who_hangs_up_before_the_last_line_is_there_changes_nothing(tmp_path: Path) -> None:
+    world = World(tmp_path, Spool)
+    replica, asked = world.add(), world.ask()
+    (await replica.asked()).stream(CHUNK)
+    replica.last.complete()
+    asked.client.hang_up()
+    await until("the end", lambda: asked.overs > 0)
+    over(world, asked, "complete")
 
 
 # -- any history -------------------------------------------------------------------------------------------------------
