@@ -9,8 +9,13 @@ SECONDS ?= 60
 # with few and long tests come early.
 SPREAD ?= -n 3 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help install up down lab lab-down test test-postgresql test-long test-clients oidc vllm test-vllm webui test-webui \
-	api-page permissions-page fuzz check bench bench-gateways clean
+COMPILED := build/compiled
+# Tests that start a whole gateway: others look into it, and set what compiled classes do not let be set.
+SHOWING := tests/integration/test_http.py tests/integration/test_tunnel.py tests/faults/test_malformed.py \
+	tests/faults/test_hostile_engines.py tests/faults/test_overload.py tests/faults/test_deaths.py
+
+.PHONY: help install up down lab lab-down test test-postgresql test-long test-compiled test-clients oidc vllm test-vllm \
+	webui test-webui api-page permissions-page fuzz check bench bench-gateways compiled clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -53,6 +58,17 @@ test-postgresql: $(INSTALLED) ## the tests that use a database, on PostgreSQL
 
 test-long: $(INSTALLED) ## what takes longer: chaos, repeated deaths
 	$(BIN)/pytest -m long $(SPREAD) $(ARGS)
+
+compiled: $(COMPILED)/made ## FIRST with the modules that requests pass through compiled, in build/compiled; needs cc
+
+$(COMPILED)/made: $(INSTALLED) hatch_build.py $(shell find src -name '*.py')
+	@rm -rf $(COMPILED)
+	FIRST_COMPILE=1 $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps \
+	  --target $(COMPILED) .
+	@touch $@
+
+test-compiled: $(COMPILED)/made ## tests of whole gateways, compiled
+	PYTHONPATH=$(CURDIR)/$(COMPILED) $(BIN)/pytest -m "not long" $(SPREAD) $(SHOWING) $(ARGS)
 
 test-clients: $(INSTALLED) ## the pages of docs/howto/clients, with the real libraries, which it installs
 	@$(BIN)/python deploy/clients.py --or-skip
@@ -98,8 +114,8 @@ bench: $(INSTALLED) ## the figures of bench/README.md
 	$(BIN)/python bench/fairness.py
 	$(BIN)/python bench/node_hours.py
 
-bench-gateways: $(INSTALLED) ## FIRST beside nginx and vllm-router; ARGS=--quick for a glance
-	$(BIN)/python bench/gateways.py $(ARGS)
+bench-gateways: $(COMPILED)/made ## FIRST, compiled, beside nginx and vllm-router; ARGS=--quick for a glance
+	PYTHONPATH=$(CURDIR)/$(COMPILED) $(BIN)/python bench/gateways.py $(ARGS)
 
 clean: down ## remove .venv and all caches
 	rm -rf .venv .cache bench/bin build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from firstkit.accounting.spool import OpenEntry, UsageEntry
+from firstkit.accounting.entries import OpenEntry, UsageEntry
 
 AT = datetime(2026, 11, 24, 12, tzinfo=UTC)
 _WHO = {"at": AT, "user_id": "u1", "project_id": "p1", "key_prefix": "abcdefghijkl", "model": "m", "endpoint": "chat"}

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from firstkit.accounting import standing
 from firstkit.accounting.definitions import read_terms
+from firstkit.accounting.entries import UsageEntry
 from firstkit.accounting.filling import NodeHourFiller, complete
 from firstkit.accounting.ledger import Loader, TurnOver
-from firstkit.accounting.spool import UsageEntry
 from firstkit.accounting.tallies import UNKNOWN_RETRY_S, Books, Reservation
 from firstkit.accounting.terms import Terms
 from firstkit.clock import monotonic, now

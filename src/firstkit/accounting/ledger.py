@@ -16,7 +16,8 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
-from firstkit.accounting.spool import BAD_LINES, OPENED, Spool, UsageEntry, full_segments, lines_of, read_line
+from firstkit.accounting.entries import OPENED, UsageEntry, read_line
+from firstkit.accounting.spool import BAD_LINES, Spool, full_segments, lines_of
 from firstkit.errors import StoreUnavailable
 from firstkit.links.messages import Usage
 from firstkit.store.database import Database

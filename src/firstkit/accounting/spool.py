@@ -2,9 +2,8 @@
 
 Lines go to an O_APPEND file by ``write``, those of one turn of the loop by one, so that a gateway that is killed loses
 none that anybody acted on; it is not synced to the disk, so that a host that loses power may lose those of the last
-seconds. Files are called ``usage-<n>.jsonl``. One gateway
-owns the folder and writes to the newest, which holds a line for every request that is open; the others are full, and
-whoever has loaded one (``ledger``) removes it.
+seconds. Files are called ``usage-<n>.jsonl``. One gateway owns the folder and writes to the newest, which holds a line
+for every request that is open; the others are full, and whoever has loaded one (``ledger``) removes it.
 """
 
 from __future__ import annotations
@@ -16,16 +15,11 @@ import fcntl
 import os
 import re
 from collections.abc import Callable, Iterator
-from datetime import datetime
 from pathlib import Path
-from typing import Annotated, BinaryIO, Literal
+from typing import BinaryIO
 
-import msgspec
-from msgspec import Meta
-
-from firstkit.engines.reported import BYTES_PER_TOKEN
+from firstkit.accounting.entries import Entry, OpenEntry, UsageEntry, line_of, read_line, start_of
 from firstkit.errors import ConfigError, StoreUnavailable
-from firstkit.links.messages import Outcome
 
 _SEGMENT = re.compile(r"usage-(\d+)\.jsonl")
 BAD_LINES = "usage-bad.jsonl"
@@ -36,96 +30,8 @@ _SEARCHED_AT_ONCE = 256 * 1024
 MOST_FULL = 3
 """So many files wait to be loaded at most; then the newest grows."""
 
-# What the ledger's columns take: a line beyond that is malformed, and must not block the lines behind it.
-_Id = Annotated[str, Meta(min_length=1, max_length=64)]
-_Prefix = Annotated[str, Meta(max_length=32)]
-_Model = Annotated[str, Meta(max_length=300)]
-_Endpoint = Annotated[str, Meta(max_length=100)]
-_Cluster = Annotated[str, Meta(max_length=200)]
-_Origin = Annotated[str, Meta(max_length=200)]
-_Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
-_Time = Annotated[datetime, Meta(tz=True)]
-_Ending = Literal["complete", "rejected", "failed", "timeout", "cancelled", "lost"]
-
-
-class OpenEntry(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="open"):
-    """Work on a request is about to be given out. ``prompt_bytes``: size of what was sent to be read."""
-
-    request_id: _Id
-    at: _Time
-    user_id: _Id
-    project_id: _Id
-    key_prefix: _Prefix
-    model: _Model
-    endpoint: _Endpoint
-    prompt_bytes: _Count
-
-
-class UsageEntry(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="usage"):
-    """A row of the ledger: how a request ended and what it used. Times in seconds."""
-
-    request_id: _Id
-    at: _Time
-    user_id: _Id
-    project_id: _Id
-    key_prefix: _Prefix
-    model: _Model
-    endpoint: _Endpoint
-    cluster: _Cluster | None
-    replica_id: _Id | None
-    outcome: _Ending
-    prompt_tokens: _Count
-    completion_tokens: _Count
-    estimated: bool
-    queue_s: float
-    ttft_s: float | None
-    duration_s: float
-    engine: _Origin | None = None
-    revision: _Origin | None = None
-
-    @classmethod
-    def lost(cls, opened: OpenEntry) -> UsageEntry:
-        """The end of a request that nobody saw end: the prompt estimated at four bytes a token, nothing delivered."""
-        return cls(
-            request_id=opened.request_id,
-            at=opened.at,
-            user_id=opened.user_id,
-            project_id=opened.project_id,
-            key_prefix=opened.key_prefix,
-            model=opened.model,
-            endpoint=opened.endpoint,
-            cluster=None,
-            replica_id=None,
-            outcome=Outcome.LOST.value,
-            prompt_tokens=-(-opened.prompt_bytes // BYTES_PER_TOKEN),
-            completion_tokens=0,
-            estimated=True,
-            queue_s=0.0,
-            ttft_s=None,
-            duration_s=0.0,
-        )
-
-
-Entry = OpenEntry | UsageEntry
 Then = Callable[[StoreUnavailable | None], None]
 """Called when a line is written, or refused; may not raise."""
-OPENED = b'{"kind":"open",'
-"""How the line of an OpenEntry begins."""
-ENDED = b'{"kind":"usage","request_id":'
-"""How that of a UsageEntry does."""
-_NUL = b"\\u0000"
-_encoder = msgspec.json.Encoder()
-_decoder: msgspec.json.Decoder[Entry] = msgspec.json.Decoder(Entry)
-
-
-def read_line(line: bytes) -> Entry | None:
-    """The entry of one line; None when it is torn or malformed."""
-    if _NUL in line:  # PostgreSQL takes none; JSON has no other way to say it
-        return None
-    try:
-        return _decoder.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return None
 
 
 class Spool:
@@ -161,7 +67,7 @@ class Spool:
 
     def opened(self, entry: OpenEntry) -> None:
         """Note that work on a request begins; raises StoreUnavailable, and then it must not begin."""
-        line = _encoder.encode(entry) + b"\n"
+        line = line_of(entry)
         self._write_all([line])
         self._open[entry.request_id] = line
 
@@ -175,13 +81,13 @@ class Spool:
         self.flush()
 
     def _take(self, entry: UsageEntry) -> None:
-        self._unwritten.append(_encoder.encode(entry) + b"\n")
+        self._unwritten.append(line_of(entry))
         self._open.pop(entry.request_id, None)
         self.on_ended(entry)
 
     def begin(self, entry: OpenEntry, then: Then) -> None:
         """As ``opened``, together with all other lines of this turn of the loop: work may begin with ``then``."""
-        self._begun.append((entry.request_id, _encoder.encode(entry) + b"\n", then))
+        self._begun.append((entry.request_id, line_of(entry), then))
         self._commit_soon()
 
     def end(self, entry: UsageEntry, then: Then) -> None:
@@ -216,7 +122,7 @@ class Spool:
         """The entry of a request that is open, or of one that ended and is not written yet."""
         line = self._open.get(request_id)
         if line is None:
-            start = _start_of(request_id)
+            start = start_of(request_id)
             line = next((line for line in self._unwritten if line.startswith(start)), None)
         return None if line is None else read_line(line.strip())
 
@@ -324,18 +230,13 @@ def find_ended(folder: Path, request_id: str) -> UsageEntry | None:
     for _, path in reversed(_segments(folder)):
         with contextlib.suppress(FileNotFoundError), path.open("rb") as file:  # it has been loaded meanwhile
             size = file.seek(0, os.SEEK_END)
-            if (line := _line_in(file, _start_of(request_id), max(0, size - left))) is not None:
+            if (line := _line_in(file, start_of(request_id), max(0, size - left))) is not None:
                 entry = read_line(line)
                 return entry if isinstance(entry, UsageEntry) else None
             left -= size
         if left <= 0:
             break
     return None
-
-
-def _start_of(request_id: str) -> bytes:
-    """How the line of a UsageEntry begins."""
-    return ENDED + _encoder.encode(request_id) + b","
 
 
 def _line_in(file: BinaryIO, start: bytes, offset: int) -> bytes | None:

@@ -14,6 +14,7 @@ from firstkit.engines.reported import (
     object_of,
     read_usage,
     said_bytes,
+    told_usage,
 )
 from firstkit.links.messages import Open, Outcome, Usage
 
@@ -133,6 +134,9 @@ class Plain(Body):
         return self.failure
 
     def _read(self, body: Union[bytes, bytearray]) -> Optional[str]:
+        self._usage = told_usage(body, self._request)
+        if self._usage is not None:
+            return None
         data = object_of(body)
         if data is None:
             return NO_OBJECT
@@ -158,7 +162,7 @@ class TaskJson(Plain):
     """What a task says in JSON, an object or not: some rank texts in a bare list."""
 
     _start = re.compile(rb"[ \t\r\n]*[{\[]")
-    _ends = (b"}", b"]")
+    _ends: tuple[bytes, ...] = (b"}", b"]")
 
     def _read(self, body: Union[bytes, bytearray]) -> Optional[str]:
         if not body.lstrip().startswith(b"["):

@@ -27,6 +27,11 @@ _REMEMBERED = ("cache_read_input_tokens", "cache_creation_input_tokens")
 """Of Anthropic Messages, where they are no part of ``input_tokens``."""
 _PIECES = ("content", "text", "reasoning", "reasoning_content", "tool_calls", "function_call", "refusal", "audio")
 _QUICK = None if msgspec is None else msgspec.json.Decoder()
+_GLANCE: Any = None
+if msgspec is not None:
+    _GLANCE = msgspec.json.Decoder(
+        msgspec.defstruct("Said", [(name, Any, None) for name in ("error", "object", "usage")])
+    )
 _DECODER = json.JSONDecoder()
 _USAGE_OBJECT = re.compile(rb'"usage"\s*:\s*(?=\{)')
 
@@ -63,6 +68,18 @@ def is_text(data: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
+
+
+def told_usage(answer: Union[bytes, bytearray], request: Open) -> Optional[Usage]:
+    """What a whole plain answer that is no error says of its usage; None: read all of it. Texts are passed over, which
+    is a third of the work, and not looked at: so it is only for those in plain ASCII."""
+    if _GLANCE is None or not answer.isascii():
+        return None
+    try:
+        said = _GLANCE.decode(answer)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    return None if said.error or said.object == "error" else read_usage(said.usage, request)
 
 
 # -- errors --------------------------------------------------------------------------------------------------------

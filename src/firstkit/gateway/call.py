@@ -25,6 +25,8 @@ from firstkit.translation.messages_answer import MessageAnswer
 from firstkit.translation.responses_answer import ResponseAnswer, described
 
 Body = dict[str, msgspec.Raw]
+_new = tuple.__new__
+"""Makes a NamedTuple in half the time."""
 T = TypeVar("T")
 D = TypeVar("D")
 TRUE = msgspec.Raw(b"true")
@@ -102,7 +104,7 @@ class Call:
         Raises InvalidRequest for what cannot be said in the protocol that this replica speaks.
         """
         api, body, answering = self._as_spoken_by(route)
-        body["model"] = msgspec.Raw(msgspec.json.encode(route.served_name))
+        body["model"] = route.served_json
         is_chunked = self.stream and api.dialect is CHAT.dialect
         is_asked = self.wants_usage and api is self.api
         if is_chunked and not is_asked:
@@ -225,7 +227,7 @@ def check_body(body: Body, api: Api, text: bytes | None = None) -> Asked:
         wants_origin = read(body, "x_first", bool, False)
         del body["x_first"]
     stream, wants_usage = _check_stream(body, api)
-    return Asked(model, stream, wants_usage, wants_origin)
+    return _new(Asked, (model, stream, wants_usage, wants_origin))
 
 
 def _refuse_fields(body: Body, api: Api) -> None:

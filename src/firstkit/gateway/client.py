@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Iterable
 from http import HTTPStatus
-from typing import Protocol, cast
+from typing import Any, Protocol
 
 from firstkit.errors import ApiError
 from firstkit.gateway.dialects import CHUNKS, Dialect
@@ -40,7 +40,7 @@ class Wire(Protocol):
         """The last byte of the answer is written."""
 
 
-_NO_WIRE = cast(Wire, None)
+_NO_WIRE: Any = None
 """In place of the wire once an answer is over, so that request and client do not hold each other."""
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from firstkit.accounting.limits import Limits
@@ -90,7 +90,7 @@ class HotRequest:
         """``head``: None where the caller was recognised, and so is known."""
         self.caller = caller
         self.transport = connection.transport
-        self.common_headers = connection.common_headers
+        self.common_headers: Callable[[], bytes] = connection.common_headers
         self.knows_chunks = caller.knows_chunks
         self.is_started = False
         self.is_received = False
@@ -119,7 +119,13 @@ class HotRequest:
     def keeps_alive(self, value: bool) -> None:
         self._may_go_on = value
 
-    keep_alive = keeps_alive
+    @property
+    def keep_alive(self) -> bool:
+        return self.keeps_alive
+
+    @keep_alive.setter
+    def keep_alive(self, value: bool) -> None:
+        self._may_go_on = value
 
     def answered(self) -> None:
         self._connection.answered(self)

@@ -29,7 +29,7 @@ def length_of(body: Body, api: Api) -> tuple[int | None, int]:
     if _COUNTS.isdisjoint(body):
         return None, 1
     most, choices, fields = 0, 1, _OF_API.get(api.path, _ALL)
-    for field in _COUNTS & body.keys():
+    for field in [each for each in _COUNTS if each in body]:
         count = read(body, field, int, None)
         if count is None:
             continue

@@ -78,7 +78,7 @@ class Passage:
         self._arrived = monotonic()
         self._queue_s = 0.0
         self._route: Route
-        self._request: tuple[Open, bytes]
+        self._request: tuple[Open, bytes] | None = None
         self._tail: Tail
         self._is_second = False
         self._answering: Answering | None = None
@@ -183,12 +183,12 @@ class Passage:
 
     def _send(self, refusal: StoreUnavailable | None) -> None:
         """Give the work out, unless nobody can note that."""
-        opening, body = self._request
-        del self._request
-        if refusal is None:
+        request, self._request = self._request, None
+        if refusal is None and request is not None:
+            opening, body = request
             REQUESTS.bytes_up += len(body)
             self._client.listen_to(self._route.upstream.open(opening, body, self))
-        else:
+        elif refusal is not None:
             self._quieten()
             self._relay.room.give_back(self._route, wish=self._call.wish)
             self._client.fail(refusal)

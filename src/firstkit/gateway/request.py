@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from firstkit import metrics
+from firstkit.accounting.entries import OpenEntry, UsageEntry
 from firstkit.accounting.ledger import plausible
-from firstkit.accounting.spool import OpenEntry, Spool, Then, UsageEntry
+from firstkit.accounting.spool import Spool, Then
 from firstkit.auth.permissions import Identity, Scope, require
 from firstkit.clock import now
 from firstkit.errors import (

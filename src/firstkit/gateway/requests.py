@@ -7,8 +7,9 @@ import re
 
 from fastapi import APIRouter, FastAPI, Request
 
+from firstkit.accounting.entries import Entry, UsageEntry
 from firstkit.accounting.ledger import entry_of
-from firstkit.accounting.spool import Entry, UsageEntry, find_ended
+from firstkit.accounting.spool import find_ended
 from firstkit.auth.permissions import Scope
 from firstkit.errors import NotFound
 from firstkit.gateway.identity import identity_of, needs

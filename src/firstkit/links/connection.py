@@ -198,7 +198,7 @@ class Connection(asyncio.Protocol):
         if self._kept is None:
             self.send(FrameType.PING, 0)
         else:
-            self._tell_at = self.received + HEARD_BYTES
+            self._tell_at = float(self.received + HEARD_BYTES)
             self.send(FrameType.PING, 0, COUNT.pack(self.received))
 
     def on_ping(self, payload: bytes) -> None:

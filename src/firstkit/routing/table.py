@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from math import inf
 
+import msgspec
+
 from firstkit.links.messages import Tail, Upstream
 from firstkit.routing.affinity import BONUS, Holders
 from firstkit.routing.breaker import Breaker, Circuit
@@ -61,10 +63,13 @@ class Route:
     """Of the weights."""
     slot: int = -1
     """Place in its pool, -1 outside of one."""
+    served_json: msgspec.Raw = field(init=False)
+    """``served_name`` as it stands in a request."""
     where: bytes = field(init=False)
     """The header lines by which an answer says where it comes from."""
 
     def __post_init__(self) -> None:
+        self.served_json = msgspec.Raw(msgspec.json.encode(self.served_name))
         self.where = self._where()
 
     @property

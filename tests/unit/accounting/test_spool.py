@@ -13,8 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from firstkit.accounting import entries
 from firstkit.accounting import spool as module
-from firstkit.accounting.spool import Entry, OpenEntry, Spool, UsageEntry, full_segments, lines_of, read_line
+from firstkit.accounting.entries import Entry, OpenEntry, UsageEntry, read_line
+from firstkit.accounting.spool import Spool, full_segments, lines_of
 from firstkit.errors import ConfigError, StoreUnavailable
 from usage_entries import open_entry, usage_entry
 
@@ -255,7 +257,7 @@ def test_any_bytes_are_an_entry_or_nothing(line: bytes) -> None:
 
 @given(st.integers(0, 500))
 def test_torn_lines_are_nothing(length: int) -> None:
-    whole = module._encoder.encode(usage_entry("a"))
+    whole = entries._encoder.encode(usage_entry("a"))
     assert (read_line(whole[:length]) is None) == (length < len(whole))
 
 
@@ -272,4 +274,4 @@ def test_torn_lines_are_nothing(length: int) -> None:
     ],
 )
 def test_what_the_ledger_would_refuse_is_malformed(values: dict[str, Any]) -> None:
-    assert read_line(module._encoder.encode(usage_entry("a", **values))) is None
+    assert read_line(entries._encoder.encode(usage_entry("a", **values))) is None

@@ -275,6 +275,23 @@ def test_any_bytes_in_any_split(words: list[bytes], cuts: list[int]) -> None:
         assert results[0] == results[1]
 
 
+CHUNKS = st.sampled_from(
+    [
+        b"1\r\na\r\n", b"b\r\ndata: xyz\n\n\r\n", b"B\r\ndata: xyz\n\n\r\n", b"0b\r\ndata: xyz\n\n\r\n",
+        b"2\r\n\r\n\r\n", b"2;x\r\nab\r\n", b"0x2\r\nab\r\n", b"2\r\nabc\r\n", b"3\r\nab\r\n", b"2 \r\nab\r\n",
+        b"+2\r\nab\r\n", b"100\r\n" + bytes(256) + b"\r\n", b"1", b"2\r\na", b"\r\n", b"b\r\n",
+        b"0\r\n\r\n", b"0\r\nx: y\r\n\r\n",
+    ]
+)  # fmt: skip
+
+
+@given(st.lists(CHUNKS, max_size=8))
+def test_chunks_that_come_one_by_one_are_the_same_as_bytes_that_do(pieces: list[bytes]) -> None:
+    """Whole chunks are known at a glance: all that only looks like one must not be."""
+    data = [CHUNKED, *pieces]
+    assert read(HttptoolsParser, *data) == read(HttptoolsParser, *bytewise(b"".join(data)))
+
+
 def test_httptools_is_used_where_it_is_strict(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parsing, "is_strict", lambda parser: False)
     assert response_parser.__wrapped__() is H11Parser

@@ -10,8 +10,9 @@ from sqlalchemy import insert
 from starlette.types import ASGIApp
 
 from firstkit.accounting import spool as spool_module
+from firstkit.accounting.entries import UsageEntry
 from firstkit.accounting.ledger import Loader
-from firstkit.accounting.spool import Spool, UsageEntry, find_ended
+from firstkit.accounting.spool import Spool, find_ended
 from firstkit.auth.permissions import Identity
 from firstkit.gateway.app import build_app
 from firstkit.gateway.guard import Guard
