@@ -11,21 +11,21 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 COMPILED = {
-    "accounting": ("estimate", "limits"),
+    "accounting": ("estimate", "limits", "spool"),
     "engines": (
         "answer", "body", "connection", "familiar", "heads", "http", "parsing", "parsing_httptools", "reported",
         "shape", "sse", "stream",
     ),
     "gateway": (
-        "acceptance", "call", "callers", "client", "holding", "hot", "lengths", "media", "reach", "relay", "request",
-        "waiting",
+        "acceptance", "apis", "call", "callers", "client", "dialects", "holding", "hot", "http", "lengths", "media",
+        "reach", "relay", "request", "waiting",
     ),
     "links": ("bodies", "connection", "frames", "gateway_end", "kept"),
     "routing": ("admission", "breaker", "choose", "fairness", "pace", "retries", "table", "wish"),
-    ".": ("metrics",),
+    ".": ("ids", "metrics"),
 }  # fmt: skip
 """By package. Modules whose classes are made in ways of their own are not among them: messages, which ``wire`` builds
-without their ``__init__``, structs of msgspec, and what extends a class of a library."""
+without their ``__init__``, and structs of msgspec."""
 
 
 class Compile(BuildHookInterface[Any]):

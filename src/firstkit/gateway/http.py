@@ -323,7 +323,7 @@ class Protocol(HttpToolsProtocol):
         try:
             raw_path = httptools.parse_url(self.url).path
             path = raw_path.decode("ascii")
-        except (httptools.HttpParserError, UnicodeDecodeError, AttributeError):
+        except (httptools.HttpParserError, UnicodeDecodeError, AttributeError, TypeError):  # or without a path: None
             raise InvalidRequest("The request target is not valid.") from None
         if "%" in path:
             path = urllib.parse.unquote(path)
