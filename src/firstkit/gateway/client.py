@@ -118,7 +118,7 @@ class Client:
     def listen_to(self, source: Exchange) -> None:
         """The answer comes from ``source`` now."""
         self._source = source
-        if self.is_gone:
+        if self.is_over:  # it hung up, or we gave up, since this was asked for
             source.cancel()
         elif self._is_paused:
             source.pause()
