@@ -1,5 +1,5 @@
 """How the wheel is built. With FIRST_COMPILE=1 the modules that every request and every token pass through are compiled
-to C by mypyc, beside their source: a quarter less CPU for the same code. That needs a C compiler and Python's headers."""
+to C by mypyc, beside their source: a quarter less CPU for the same code. It needs a C compiler and Python's headers."""
 
 from __future__ import annotations
 
