@@ -23,8 +23,8 @@ _Time = Annotated[datetime, Meta(tz=True)]
 _Ending = Literal["complete", "rejected", "failed", "timeout", "cancelled", "lost"]
 
 
-class OpenEntry(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="open"):
-    """Work on a request is about to be given out. ``prompt_bytes``: size of what was sent to be read."""
+class _Entry(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
+    """What both say of a request."""
 
     request_id: _Id
     at: _Time
@@ -33,19 +33,17 @@ class OpenEntry(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag
     key_prefix: _Prefix
     model: _Model
     endpoint: _Endpoint
+
+
+class OpenEntry(_Entry, frozen=True, kw_only=True, tag="open"):
+    """Work on a request is about to be given out. ``prompt_bytes``: size of what was sent to be read."""
+
     prompt_bytes: _Count
 
 
-class UsageEntry(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="usage"):
+class UsageEntry(_Entry, frozen=True, kw_only=True, tag="usage"):
     """A row of the ledger: how a request ended and what it used. Times in seconds."""
 
-    request_id: _Id
-    at: _Time
-    user_id: _Id
-    project_id: _Id
-    key_prefix: _Prefix
-    model: _Model
-    endpoint: _Endpoint
     cluster: _Cluster | None
     replica_id: _Id | None
     outcome: _Ending
