@@ -17,8 +17,8 @@ COMPILED = {
         "shape", "sse", "stream",
     ),
     "gateway": (
-        "acceptance", "apis", "call", "callers", "client", "dialects", "holding", "hot", "http", "lengths", "media",
-        "reach", "relay", "request", "waiting",
+        "acceptance", "apis", "call", "callers", "client", "dialects", "holding", "hot", "http", "lengths", "lull",
+        "media", "reach", "relay", "request", "waiting",
     ),
     "links": ("bodies", "connection", "frames", "gateway_end", "kept"),
     "routing": ("admission", "breaker", "choose", "fairness", "pace", "retries", "table", "wish"),

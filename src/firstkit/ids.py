@@ -7,7 +7,6 @@ import hashlib
 import os
 import secrets
 import time
-from collections.abc import Iterator
 
 
 def new_id(prefix: str, size_bytes: int = 10) -> str:
@@ -19,18 +18,14 @@ def new_id(prefix: str, size_bytes: int = 10) -> str:
 def new_request_id() -> str:
     """``req-``, the time in milliseconds and 80 random bits, in hexadecimal: later ones sort behind earlier ones, and
     the ledger grows at one end."""
-    return f"req-{time.time_ns() // 1_000_000:012x}{next(_random_ends)}"
+    if not _random_ends:
+        text = os.urandom(10 * 256).hex()  # the system is asked for those of many at once
+        _random_ends.extend([text[start : start + 20] for start in range(0, len(text), 20)])
+    return f"req-{time.time_ns() // 1_000_000:012x}{_random_ends.pop()}"
 
 
-def _eighty_bits() -> Iterator[str]:
-    """80 random bits after another, in hexadecimal; the system is asked for those of many at once."""
-    while True:
-        text = os.urandom(10 * 256).hex()
-        for start in range(0, len(text), 20):
-            yield text[start : start + 20]
-
-
-_random_ends = _eighty_bits()
+_random_ends: list[str] = []
+"""80 random bits each, in hexadecimal."""
 
 
 def new_secret() -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Optional, Union
+from typing import Any, ClassVar, Optional, Union
 
 from firstkit.engines.reported import (
     NOTHING,
@@ -97,8 +97,8 @@ class Plain(Body):
     _is_large = False
     _reported: Any = None
     _usage: Optional[Usage] = None
-    _start = re.compile(rb"[ \t\r\n]*\{")
-    _ends: tuple[bytes, ...] = (b"}",)
+    _start: ClassVar[re.Pattern[bytes]] = re.compile(rb"[ \t\r\n]*\{")
+    _ends: ClassVar[tuple[bytes, ...]] = (b"}",)
 
     def __init__(self, request: Open, is_free: bool = False) -> None:
         """``is_free``: an answer that used no tokens, such as one that only counts them."""
@@ -161,8 +161,8 @@ class Plain(Body):
 class TaskJson(Plain):
     """What a task says in JSON, an object or not: some rank texts in a bare list."""
 
-    _start = re.compile(rb"[ \t\r\n]*[{\[]")
-    _ends: tuple[bytes, ...] = (b"}", b"]")
+    _start: ClassVar[re.Pattern[bytes]] = re.compile(rb"[ \t\r\n]*[{\[]")
+    _ends: ClassVar[tuple[bytes, ...]] = (b"}", b"]")
 
     def _read(self, body: Union[bytes, bytearray]) -> Optional[str]:
         if not body.lstrip().startswith(b"["):

@@ -10,7 +10,7 @@ from firstkit.engines.familiar import FamiliarHead, learn
 from firstkit.engines.parsing import ResponseHead, ResponseParser
 
 JOINED_BYTES = 64 * 1024
-"""Head and body up to this size go out in one write; larger bodies are never copied."""
+"""Head and body up to this size are joined; larger bodies are never copied."""
 LESSONS = 8
 """So many heads in a row may be learnt of which none is seen again; then each is different, and no more are."""
 SLICE_BYTES = 256 * 1024
@@ -107,8 +107,9 @@ class Connection(asyncio.Protocol):
         if len(body) <= JOINED_BYTES:
             self._transport.write(head + body)
         else:
-            self._transport.write(head)
-            self._unsent = memoryview(body)
+            view = memoryview(body)
+            self._transport.writelines((head, view[:SLICE_BYTES]))
+            self._unsent = view[SLICE_BYTES:] or None
             self._send_on()
 
     def let_go(self) -> None:

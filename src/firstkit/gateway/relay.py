@@ -19,6 +19,7 @@ from firstkit.gateway.answering import Answering
 from firstkit.gateway.call import Call
 from firstkit.gateway.client import Client
 from firstkit.gateway.forecast import Forecasts
+from firstkit.gateway.lull import Lull
 from firstkit.gateway.request import Account
 from firstkit.gateway.stored import StoredResponses
 from firstkit.gateway.turn import ClientGone, silence_left, turn
@@ -44,6 +45,7 @@ class Relay:
         self.forecasts = forecasts
         self.spool = spool
         self.stored = stored
+        self.lull = Lull()
         self.waiting: set[asyncio.Task[None]] = set()
         self.in_line: dict[str, Account] = {}
         """Of requests that wait for their turn, by id."""
@@ -205,6 +207,7 @@ class Passage:
         self._events += data.count(b"\n\n")
         if self._answering is None or (data := self._told(data, self._answering)):
             self._client.write(data)
+        self._relay.lull.after()
 
     def on_tail(self, tail: Tail) -> None:
         self._safely(self._ended, tail)
