@@ -184,7 +184,7 @@ class Account:
         """Write the usage line; ``usage`` is known at once."""
         claimed = tail.usage or Usage(0, 0)
         usage = plausible(claimed, relayed)
-        if usage != claimed:
+        if usage is not claimed:
             metrics.DISPUTED.labels(self.model).inc()
         self.is_open = False
         self.usage = usage
