@@ -25,9 +25,9 @@ from firstkit.process import main
 from firstkit.reconciler import loop as reconciler_loop
 from firstkit.reconciler import plan as planning
 from firstkit.reconciler.controller import Controller
+from firstkit.reconciler.survey import Survey
 from firstkit.schedulers.scheduler import JobSpec
 from firstkit.states import ReplicaState
-from firstkit.store.jobs import ReplicaRow
 from firstkit.testing.fake_clusters import QuickCluster
 from firstkit.wire import from_dict
 
@@ -74,11 +74,11 @@ def note_plans(path: Path) -> None:
     """Have a line written for every plan that is made from now on."""
     made, log = planning.plan, path.open("a", buffering=1)
 
-    def plan(desired: Any, jobs: Any, replicas: Sequence[ReplicaRow], *more: Any, **options: Any) -> Any:
+    def plan(desired: Sequence[planning.Desired], survey: Survey, **options: Any) -> planning.Plan:
         started = time.perf_counter()
-        found = made(desired, jobs, replicas, *more, **options)
+        found = made(desired, survey, **options)
         took_s = time.perf_counter() - started
-        ready = sum(row.state is ReplicaState.READY for row in replicas)
+        ready = sum(row.state is ReplicaState.READY for row in survey.replicas)
         line = {"at": monotonic(), "took_s": took_s, "ready": ready, "actions": len(found.actions)}
         log.write(json.dumps(line) + "\n")
         return found

@@ -202,7 +202,7 @@ class VllmRouter(Target):
             python = str(folder / "bin" / "python")
             try:
                 subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True, capture_output=True)
-                words = [python, "-m", "pip", "install", "--quiet", f"vllm-router=={VLLM_ROUTER}"]
+                words = [python, "-I", "-m", "pip", "install", "--quiet", f"vllm-router=={VLLM_ROUTER}"]
                 subprocess.run(words, check=True, capture_output=True)
             except subprocess.CalledProcessError as error:
                 shutil.rmtree(folder, ignore_errors=True)

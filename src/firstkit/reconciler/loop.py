@@ -162,12 +162,17 @@ class ClusterLoop:
 
     async def _take_in(self) -> tuple[list[JobRow], list[ReplicaRow]]:
         """The living jobs and replicas, after all that was heard of them has been written down."""
+        under_way = frozenset(self.hands.under_way)  # before the read: what is submitted during it is read as planned
         jobs, replicas = await self._books.read()
         by_job = grouped(replicas, "job_id")
         changes = Changes(self.now())
         news = self.hands.take_news()
         for job in jobs:
-            self._take_in_job(job, by_job.get(job.id, []), news, changes)
+            if job.state is JobState.PLANNED and job.id not in under_way:
+                forgotten = "a controller died before it was submitted"
+                changes.end_job(job, by_job.get(job.id, []), JobState.CANCELLED, forgotten)
+            else:
+                self._take_in_job(job, by_job.get(job.id, []), news, changes)
         if not changes:
             return jobs, replicas
         await self._books.write(changes)
@@ -185,9 +190,6 @@ class ClusterLoop:
         to: Changes,
     ) -> None:
         report = self._world.reports.get(job.id) or self._world.take_last_words(job.id)
-        if job.state is JobState.PLANNED and job.id not in self.hands.under_way:
-            to.end_job(job, replicas, JobState.CANCELLED, "a controller died before it was submitted")
-            return
         if news is not None and job.submitted_at is not None and self.hands.speaks_of(news[0], job.id):
             to.poll(
                 job,

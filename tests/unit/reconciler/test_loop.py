@@ -332,6 +332,32 @@ async def test_a_submission_waits_for_no_estimate(db: Database) -> None:
     await here.loop.close()
 
 
+async def test_a_job_that_is_submitted_while_the_books_are_read_is_not_taken_for_forgotten(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = await bench(db, QuickCluster())
+    books, hands, may_submit = here.loop.books, here.loop.hands, asyncio.Event()
+    read, move_job = books.read, books.move_job
+
+    async def submitted_late(*words: Any, **more: Any) -> None:
+        await may_submit.wait()
+        await move_job(*words, **more)
+
+    async def read_meanwhile() -> Any:
+        rows = await read()
+        may_submit.set()
+        await asyncio.gather(*hands.under_way.values())
+        await asyncio.sleep(0)
+        return rows
+
+    monkeypatch.setattr(books, "move_job", submitted_late)
+    await here.loop.step()
+    monkeypatch.setattr(books, "read", read_meanwhile)
+    await here.loop.step()
+    assert [row.state for row in await here.rows(tables.jobs)] == ["PENDING"]
+    await here.loop.close()
+
+
 async def test_nobody_asks_for_starts_that_are_not_weighed(db: Database) -> None:
     here = await bench(db, QuickCluster())
     await here.passes(4)
