@@ -20,7 +20,7 @@ COMPILED = {
         "acceptance", "apis", "call", "callers", "client", "dialects", "holding", "hot", "http", "lengths", "lull",
         "media", "reach", "relay", "request", "waiting",
     ),
-    "links": ("bodies", "connection", "frames", "gateway_end", "kept"),
+    "links": ("bodies", "connection", "frames", "gateway_end", "kept", "pilot_session"),
     "routing": ("admission", "breaker", "choose", "fairness", "pace", "retries", "table", "wish"),
     ".": ("ids", "metrics"),
 }  # fmt: skip

@@ -327,8 +327,13 @@ def measure_all(cores: Cores, loads: Loads, only: Sequence[str], has_lag: bool) 
     found_lag = None
     if has_lag:
         say("loop lag")
-        found_lag = lag.measure(cores, 30.0)
-        figures["lag_p99_ms"] = {"gateway": [1e3 * found_lag.planning.p99_s]}
+        try:
+            found_lag = lag.measure(cores, 30.0)
+        except AssertionError as words:  # not for that is all else lost
+            skipped["loop lag"] = str(words)
+            say(f"loop lag is left out: {words}")
+        else:
+            figures["lag_p99_ms"] = {"gateway": [1e3 * found_lag.planning.p99_s]}
     return Report(
         made_at=made_at,
         is_quick=loads is QUICK,
