@@ -329,7 +329,7 @@ def measure_all(cores: Cores, loads: Loads, only: Sequence[str], has_lag: bool) 
         say("loop lag")
         try:
             found_lag = lag.measure(cores, 30.0)
-        except AssertionError as words:  # not for that is all else lost
+        except AssertionError as words:  # what else was measured is worth keeping
             skipped["loop lag"] = str(words)
             say(f"loop lag is left out: {words}")
         else:

@@ -10,7 +10,7 @@ from firstkit.engines.familiar import FamiliarHead, learn
 from firstkit.engines.parsing import ResponseHead, ResponseParser
 
 JOINED_BYTES = 64 * 1024
-"""Head and body up to this size are joined; larger bodies are never copied."""
+"""Head and body up to this size are joined. Of a larger one at most a slice is, by loops that write one buffer."""
 LESSONS = 8
 """So many heads in a row may be learnt of which none is seen again; then each is different, and no more are."""
 SLICE_BYTES = 256 * 1024
